@@ -1,0 +1,1 @@
+"""Audio, labels, data sets: from files to tensors."""

@@ -1,0 +1,1 @@
+"""Training, scoring, detection: everything around the models."""

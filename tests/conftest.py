@@ -1,0 +1,33 @@
+"""Settings that must be in place before torch is imported, and fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy waiting beside a second process slows steps 40-fold
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Folder with the golden numbers."""
+    return GOLDEN
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip CUDA tests without a GPU, and network tests unless asked for with `-m network`."""
+    import torch
+
+    for item in items:
+        if "cuda" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if "network" in item.keywords and "network" not in (config.option.markexpr or ""):
+            item.add_marker(pytest.mark.skip(reason="needs the internet: run with -m network"))
