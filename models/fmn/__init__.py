@@ -1,1 +1,1 @@
-"""."""
+"""Frame-wise MobileNets."""
