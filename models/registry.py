@@ -30,13 +30,14 @@ class Backbone(nn.Module):
 
     embed_dim: int  # C of the embedding
     n_depths: ClassVar[int]  # depth groups for layer-wise learning rates: 0 = stem ... n_depths - 1 = last
-    # (regular expression on a parameter's name in the backbone, its depth or None for int(first group)); first match wins
+    # (regular expression on a parameter's name in the backbone, its depth or None for int(first group)); the first
+    # that matches counts
     depth_patterns: ClassVar[tuple[tuple[str, int | None], ...]]
     # (regular expression, replacement) from the keys of released files to our own, see models.checkpoints
     key_map: ClassVar[tuple[tuple[str, str], ...]] = ()
     # the longest mel (frames) that the network takes at once; None: any length. Longer input is cut into windows
     window_frames: int | None = None
-    # whether mel_forward takes `fmin` and `fmax` in Hz: the training draws them per batch (facts: frequency jitter)
+    # whether mel_forward takes `fmin` and `fmax` in Hz, which the training draws per batch
     has_mel_range: ClassVar[bool] = False
 
     def mel_forward(self, waveform: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class FrameMobileNetBackbone(Backbone):
 
 
 def _register_widths() -> None:
-    # 04 ... 30 are the published frame-wise sizes; the others take the ImageNet and AudioSet weights of the clip-wise family
+    # 04 ... 30 are the published frame-wise sizes; the others take weights of the clip-wise family
     for code in ("04", "06", "10", "20", "30", "01", "02", "05", "40"):
         register_backbone(f"fmn{code}")(lambda width=int(code) / 10: FrameMobileNetBackbone(width))
 

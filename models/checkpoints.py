@@ -1,0 +1,211 @@
+"""Weights from files: downloading released ones, and loading every known layout into a model.
+
+Layouts: released files (flat state dicts whose keys start with `net.` or `model.`), ImageNet and AudioSet files
+of the clip-wise MobileNets, released transformer files, and checkpoints of this project's own training.
+All are read with `weights_only=True`: no code from a file is ever run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from errors import UserError
+from models.cards import RESOURCES, Card
+
+METADATA_KEY = "efficientsed"  # entry of our own checkpoints: how to build the model
+HEADS = ("strong_head", "weak_head")
+_OWN_KEYS = r"(?=model\.|seq_model\.|strong_head\.|weak_head\.)"
+_BLOCK = 1 << 20  # bytes
+
+
+@dataclass
+class LoadReport:
+    """What a checkpoint did to a model; lists of state-dict keys."""
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    initialised: list[str] = field(default_factory=list)  # not in the file: left at their initialisation
+    refused: dict[str, str] = field(default_factory=dict)  # in the file but not taken, with the reason
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: {len(self.loaded)} entries loaded"]
+        if self.initialised:
+            parts.append(f"left at initialisation: {_summary(self.initialised)}")
+        reasons: dict[str, list[str]] = {}
+        for key, reason in self.refused.items():
+            reasons.setdefault(reason, []).append(key)
+        parts += [f"not taken ({reason}): {_summary(keys)}" for reason, keys in reasons.items()]
+        return "; ".join(parts)
+
+
+def _summary(keys: list[str]) -> str:
+    """Keys in few words: those of one module are counted together once there are many."""
+    if len(keys) <= 4:
+        return ", ".join(keys)
+    groups: dict[str, int] = {}
+    for key in keys:
+        groups[key.split(".")[0]] = groups.get(key.split(".")[0], 0) + 1
+    return ", ".join(f"{name}.* ({count})" for name, count in groups.items())
+
+
+def read_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State dict and metadata (empty for foreign files) of a checkpoint file.
+
+    Raises UserError if the file is missing, unreadable, or holds anything but tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint file '{path}' does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"checkpoint file '{path}' cannot be read as weights: {reason[:200]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"checkpoint file '{path}' holds no state dict but a {type(content).__name__}")
+    metadata = content.get(METADATA_KEY, {})
+    state = content.get("state_dict", content)
+    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not state:
+        raise UserError(f"checkpoint file '{path}' holds no tensors")
+    return state, metadata
+
+
+def canonical_key(key: str, key_map: tuple[tuple[str, str], ...] = ()) -> str:
+    """Our name of a key of a released file: outer `net.` or `model.` off, then the backbone's own renaming."""
+    key = re.sub(rf"^(?:net|model)\.{_OWN_KEYS}", "", key)
+    for pattern, replacement in key_map:
+        renamed, count = re.subn(pattern, replacement, key)
+        if count:
+            return renamed
+    return key
+
+
+def load_weights(model: nn.Module, path: Path | str) -> LoadReport:
+    """Load a checkpoint file into a `SEDModel` and say what was loaded.
+
+    Heads with another number of classes, and both heads when the model has a sequence model that the file lacks,
+    stay at their initialisation; the classifier of a clip-wise file is not taken. Anything else that is missing,
+    unexpected or of another shape raises UserError naming the keys.
+    """
+    state, _ = read_checkpoint(path)
+    key_map: tuple[tuple[str, str], ...] = model.model.key_map  # type: ignore[union-attr, assignment]
+    return load_state(model, {canonical_key(k, key_map): v for k, v in state.items()}, str(path))
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:
+    """Load a state dict with our own key names; see `load_weights`."""
+    own = model.state_dict()
+    report = LoadReport(source)
+    lacks_sequence = any(k.startswith("seq_model.") for k in own) and not any(k.startswith("seq_model.") for k in state)
+    taken: dict[str, Tensor] = {}
+    for key, value in state.items():
+        reason = _refusal(key, value, own, lacks_sequence)
+        if reason is None:
+            taken[key] = value
+        else:
+            report.refused[key] = reason
+    optional: set[str] = set(getattr(model.model, "optional_keys", ()))
+    for key in own.keys() - taken.keys():
+        may_stay = key.startswith(HEADS) or (key.startswith("seq_model.") and lacks_sequence) or key in optional
+        if may_stay:
+            report.initialised.append(key)
+    report.initialised.sort()
+    _complain(own, taken, state, report)
+    model.load_state_dict(taken, strict=False)
+    report.loaded = sorted(taken)
+    return report
+
+
+def _refusal(key: str, value: Tensor, own: dict[str, Tensor], lacks_sequence: bool) -> str | None:
+    """Why an entry of a file is left out although it is known; None if it is taken (or unknown)."""
+    if re.match(r"(model\.)?classifier\.", key):
+        return "classifier of the clip-wise model"
+    if not key.startswith(HEADS):
+        return None
+    if lacks_sequence:
+        return "the sequence model is new, so the heads are too"
+    if key in own and own[key].shape[0] != value.shape[0]:
+        return f"{value.shape[0]} classes in the file, {own[key].shape[0]} in the model"
+    return None
+
+
+def _complain(own: dict[str, Tensor], taken: dict[str, Tensor], state: dict[str, Tensor], report: LoadReport) -> None:
+    missing = sorted(own.keys() - taken.keys() - set(report.initialised))
+    unexpected = sorted(taken.keys() - own.keys())
+    shapes = [
+        f"{key} {tuple(taken[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & taken.keys())
+        if own[key].shape != taken[key].shape
+    ]
+    problems = [
+        f"{kind}: {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("other shape", shapes))
+        if keys
+    ]
+    if problems:
+        raise UserError(f"checkpoint '{report.source}' does not fit the model: {'; '.join(problems)}")
+
+
+def fetch(card: Card, folder: Path = RESOURCES) -> Path:
+    """Path of a card's file in `folder`, downloaded first if it is not there.
+
+    The download shows its progress, continues where an earlier one broke off, and appears under its final name
+    only when it is whole. Raises UserError with the address when there is no network.
+    """
+    target = folder / card.file_name
+    if target.is_file():
+        return target
+    part = target.with_suffix(target.suffix + ".part")
+    try:
+        _download(card.url, part)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"cannot download '{card.name}' ({reason}): fetch {card.url} on a machine with internet "
+            f"and put it at {target}, or name a file with --checkpoint"
+        ) from error
+    os.replace(part, target)
+    return target
+
+
+def _download(url: str, part: Path) -> None:
+    from tqdm import tqdm
+
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:  # nothing is left to fetch: the part is whole
+            return
+        raise
+    with response:
+        resumed = response.status == 206
+        total = int(response.headers.get("Content-Length") or 0) + (start if resumed else 0)
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            tqdm(
+                total=total or None,
+                initial=start if resumed else 0,
+                unit="B",
+                unit_scale=True,
+                desc=part.stem,
+                file=sys.stderr,
+            ) as bar,
+        ):
+            while block := response.read(_BLOCK):
+                file.write(block)
+                bar.update(len(block))
+    if total and part.stat().st_size != total:
+        raise ConnectionError(f"{part.stat().st_size} of {total} bytes arrived; run again to continue")
