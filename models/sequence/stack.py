@@ -22,12 +22,21 @@ class SequenceModel(nn.Sequential):
         modules: applied in order.
         out_dim: features per output frame.
         causal: whether an output frame depends on no later input frame.
+        key_map: (regular expression, replacement) from state-dict keys of released files to our own; keys start
+            with `seq_model.`, and where two meet in one, the later value stands.
     """
 
-    def __init__(self, *modules: nn.Module, out_dim: int, causal: bool = False) -> None:
+    def __init__(
+        self,
+        *modules: nn.Module,
+        out_dim: int,
+        causal: bool = False,
+        key_map: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         super().__init__(*modules)
         self.out_dim = out_dim
         self.causal = causal
+        self.key_map = key_map
 
 
 class ResidualSequential(nn.Sequential):
