@@ -1,0 +1,114 @@
+"""Readers of label files: strong labels as a TSV of events."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_util.labels import Events, Vocabulary, merge_events
+from errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STRONG_COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+
+_SEGMENT = re.compile(r"\s*(.+)_(\d+)\s*")  # greedy: a YouTube id may hold underscores and dashes itself
+_UNKNOWN, _IGNORED = -2, -1
+_log = logging.getLogger(__name__)
+
+
+def read_strong_tsv(path: str | Path, vocabulary: Vocabulary) -> Events:
+    """Read strong labels as Google publishes them (segment_id, start and end in seconds, label = MID).
+
+    Args:
+        path: tab-separated file with a header; CRLF, quotes and blank lines do no harm.
+        vocabulary: gives the class index of each MID; its `ignored_mids` are read over.
+
+    Returns:
+        The merged events, grouped by clip. Of a video with several segments only the first one counts.
+
+    Raises:
+        UserError: missing file, other columns, malformed row, bad time or unknown MID (file, line, value).
+    """
+    path = Path(path)
+    table = _read_table(path)
+    segment, label = table["segment_id"].cat, table["label"].cat
+    class_of = np.array([_class_of(vocabulary, mid) for mid in label.categories], np.int64)[label.codes]
+    _refuse(path, table, "label", class_of == _UNKNOWN, f"is none of the {len(vocabulary)} classes")
+    clip_ids, clip_of_segment = _clips_of_segments(path, table, list(segment.categories))
+    clip = clip_of_segment[segment.codes]
+    rows = np.flatnonzero((clip >= 0) & (class_of >= 0))
+    rows = rows[np.argsort(clip[rows], kind="stable")]
+    starts = np.searchsorted(clip[rows], np.arange(len(clip_ids) + 1)).astype(np.int64)
+    onset, offset = (table[name].to_numpy()[rows] for name in STRONG_COLUMNS[1:3])
+    return merge_events(Events(clip_ids, starts, onset, offset, class_of[rows]), len(vocabulary))
+
+
+def _class_of(vocabulary: Vocabulary, mid: str) -> int:
+    return vocabulary.index_by_mid.get(mid, _IGNORED if mid in vocabulary.ignored_mids else _UNKNOWN)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """The four columns, checked; the index holds the line numbers."""
+    import pandas as pd  # half a second of import that only the start of a run needs
+
+    kinds = dict(zip(STRONG_COLUMNS, ("category", "float64", "float64", "category"), strict=True))
+    options = {"sep": "\t", "skip_blank_lines": False, "keep_default_na": False, "na_values": [""]}
+    try:
+        header = pd.read_csv(path, nrows=0, **options)
+        if missing := [c for c in STRONG_COLUMNS if c not in header.columns]:
+            wanted = ", ".join(STRONG_COLUMNS)
+            raise UserError(f"{path}: no column {missing[0]}; expected tab-separated columns {wanted}")
+        try:
+            table = pd.read_csv(path, dtype=kinds, usecols=list(STRONG_COLUMNS), **options)
+        except ValueError:  # a time that is no number: read as text to find its line
+            table = pd.read_csv(path, dtype=str, usecols=list(STRONG_COLUMNS), **options)
+    except OSError as error:
+        raise UserError(f"cannot read the labels {path}: {error.strerror}") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a tab-separated label file: {error}") from None
+    table.index = table.index + 2  # line 1 is the header
+    table = table.dropna(how="all")
+    for name in STRONG_COLUMNS[1:3]:
+        numbers = pd.to_numeric(table[name], errors="coerce").to_numpy()
+        bad = ~np.isfinite(numbers) | (numbers < 0)
+        _refuse(path, table, name, bad, "is not a time in seconds from 0 on")
+        table[name] = numbers
+    reversed_times = (table[STRONG_COLUMNS[2]] < table[STRONG_COLUMNS[1]]).to_numpy()
+    _refuse(path, table, STRONG_COLUMNS[2], reversed_times, "lies before the start of the event")
+    for name in (STRONG_COLUMNS[0], STRONG_COLUMNS[3]):
+        _refuse(path, table, name, table[name].isna().to_numpy(), "is empty")
+        table[name] = table[name].astype("category")
+    return table
+
+
+def _refuse(path: Path, table: pd.DataFrame, column: str, bad: np.ndarray, why: str) -> None:
+    """Raise a UserError that names the first bad row."""
+    if bad.any():
+        row = int(np.argmax(bad))
+        more = f" ({int(bad.sum())} such lines)" if bad.sum() > 1 else ""
+        value = table[column].iloc[row]
+        raise UserError(f"{path}, line {table.index[row]}: {column} {str(value)!r} {why}{more}")
+
+
+def _clips_of_segments(path: Path, table: pd.DataFrame, segments: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted clip ids, and for each segment its clip index, -1 for a further segment of a video."""
+    matches = [_SEGMENT.fullmatch(segment) for segment in segments]
+    malformed = np.array([match is None for match in matches], bool)
+    codes = table[STRONG_COLUMNS[0]].cat.codes.to_numpy()
+    _refuse(path, table, STRONG_COLUMNS[0], malformed[codes], "is not <ytid>_<start ms>")
+    names = np.array([f"Y{match[1]}" for match in matches if match], dtype=np.str_)
+    seconds = np.array([int(match[2]) for match in matches if match], dtype=np.int64)
+    order = np.lexsort((seconds, names))
+    first = np.ones(len(names), bool)
+    first[1:] = names[order][1:] != names[order][:-1]
+    clip_of_segment = np.empty(len(names), np.int64)
+    clip_of_segment[order] = np.where(first, np.cumsum(first) - 1, -1)
+    if not first.all():
+        _log.warning("%s: %d videos have several segments; their first counts", path, int((~first).sum()))
+    return names[order][first], clip_of_segment
