@@ -1,0 +1,340 @@
+"""Options of the experiments: documented fields, validated, from which the command lines are built.
+
+Every script has one dataclass here. A field's `option(...)` carries its help text, its allowed values and its
+unit; `parse` turns a class into a command line, reads `--config FILE.yaml` beneath it, and refuses a bad value
+in one line before any work starts. This module imports neither torch nor the project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import os
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from errors import UserError
+
+SEQUENCE_MODELS = ("tf", "attn", "gru", "tcn", "mamba", "hybrid")
+STAGES = ("scratch", "ssl", "weak", "strong", "advanced-kd-weak-strong", "clipwise")
+PRECISIONS = ("16", "32", "16-mixed", "bf16-mixed", "32-true", "bf16-true", "64-true")
+T = TypeVar("T")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    const: Any = None,
+) -> Any:
+    """A dataclass field with its help text and its allowed values (bounds are inclusive).
+
+    `const`: value that the option has when it is named without one.
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "const": const}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelOptions:
+    """Which model, and which weights it starts from."""
+
+    model_name: str = option("fmn10", "backbone, e.g. fmn04, fmn10, fmn30 (all: python inference.py --list_models)")
+    seq_model_type: str | None = option(None, "sequence model on top of it", choices=SEQUENCE_MODELS)
+    seq_model_dim: int = option(256, "features of the sequence model", low=1)
+    pretrained: str = option("weak", f"weights to start from: {', '.join(STAGES)}, or a released checkpoint's name")
+    checkpoint: Path | None = option(None, "weights file to start from, in place of --pretrained")
+
+
+@dataclass
+class RunOptions:
+    """Where and how a run happens; the same for all scripts."""
+
+    experiment_name: str = option("experiment", "name of the run: its folder and its name in W&B")
+    output_dir: Path = option(Path("runs"), "folder of all runs; this one goes to OUTPUT_DIR/EXPERIMENT_NAME")
+    overwrite: bool = option(False, "write into the run's folder although it exists (default: NAME-2, NAME-3, ...)")
+    resume: Path | None = option(
+        None, "continue a run: its folder or a checkpoint in it; alone: the newest of this name", const=Path("newest")
+    )
+    evaluate: bool = option(False, "only evaluate, do not train")
+    save_model: bool = option(True, "keep the best and the last checkpoint")
+    seed: int = option(0, "seed of all random numbers", low=0)
+    num_workers: int = option(16, "data loading processes, at most one per core; 0: none", low=0)
+    num_devices: int = option(1, "devices per node", low=1)
+    num_nodes: int = option(1, "machines", low=1)
+    accelerator: str = option("auto", "device to compute on", choices=("auto", "cpu", "cuda", "gpu", "mps"))
+    strategy: str = option("auto", "how several devices share the work", choices=("auto", "ddp"))
+    precision: str = option(
+        "16", "arithmetic in Lightning's words; 16: 16-mixed on a GPU, 32 on a CPU", choices=PRECISIONS
+    )
+    logger: str = option("wandb", "where figures go", choices=("wandb", "tensorboard", "csv", "none"))
+    check_val_every_n_epoch: int = option(5, "epochs between validations; the last epoch is always validated", low=1)
+    accumulate_grad_batches: int = option(4, "batches whose gradients are summed for one step", low=1)
+
+
+@dataclass
+class OptimizerOptions:
+    """Optimiser and learning-rate schedule."""
+
+    n_epochs: int = option(120, "epochs", low=1)
+    adamw: bool = option(False, "AdamW in place of Adam")
+    weight_decay: float = option(0.0, "weight decay, never on biases and norms; needs --adamw", low=0)
+    max_lr: float = option(8e-4, "peak learning rate of the backbone", low=0)
+    seq_lr: float | None = option(None, "peak learning rate of sequence model and heads (default: max_lr)", low=0)
+    lr_decay: float = option(
+        0.9, "factor on the learning rate per layer from top to bottom; 0 or 1: off", low=0, high=1
+    )
+    schedule_mode: str = option("cos", "shape of the learning rate", choices=("cos", "cosine", "linear", "exp"))
+    warmup_steps: int = option(5000, "optimiser steps of rising learning rate; scaled down on short runs", low=0)
+    lr_end: float = option(2e-7, "last learning rate (linear schedule only)", low=0)
+    bn_momentum: float | None = option(
+        None, "momentum of batch-norm statistics (default: 0.1 from scratch, else 0.01)", low=0, high=1
+    )
+
+
+@dataclass
+class AugmentOptions:
+    """Augmentations of strongly labelled clips."""
+
+    wavmix_p: float = option(0.5, "probability per clip of mixing in another clip's waveform", low=0, high=1)
+    frame_shift_range: float = option(
+        0.125, "standard deviation of the circular shift in time, as share of the clip", low=0, high=1
+    )
+    mixup_p: float = option(0.3, "probability per batch of mixing spectrograms", low=0, high=1)
+    mixstyle_p: float = option(0.0, "probability per batch of mixing band statistics", low=0, high=1)
+    max_time_mask_size: float = option(0.0, "largest masked share of the clip; 0: off, else above 0.05", low=0, high=1)
+    filter_augment_p: float = option(0.0, "probability per batch of a random equaliser", low=0, high=1)
+    freq_warp_p: float = option(0.0, "probability per batch of stretching the frequency axis", low=0, high=1)
+    mel_jitter: bool = option(True, "draw the range of the mel filters per training batch (fmn and fpasst)")
+
+
+@dataclass
+class StrongDataOptions:
+    """Strongly labelled data, distillation and evaluation."""
+
+    data_dir: Path | None = option(None, "folder with the HDF5 files and strong TSVs (default: variable AUDIOSET_DIR)")
+    batch_size: int = option(64, "clips per batch and device", low=1)
+    use_balanced_sampler: bool = option(False, "draw training clips so that rare classes come more often")
+    epoch_len: int = option(100_000, "clips per epoch with --use_balanced_sampler", low=1)
+    pseudo_labels_file: Path | None = option(None, "HDF5 with a teacher's logits, for distillation")
+    distillation_loss_weight: float = option(
+        0.0, "weight of the pseudo labels in the loss; the labels get the rest", low=0, high=1
+    )
+    median_window: int = option(9, "frames of the median filter in evaluation, odd", low=1)
+
+
+@dataclass
+class StrongOptions(AugmentOptions, OptimizerOptions, RunOptions, StrongDataOptions, ModelOptions):
+    """Train or evaluate a sound event detector on AudioSet Strong."""
+
+    experiment_name: str = option("as_strong", "name of the run: its folder and its name in W&B")
+
+    def check(self) -> None:
+        """Raise UserError where options contradict each other."""
+        check_common(self)
+        if self.distillation_loss_weight > 0 and self.pseudo_labels_file is None and not self.evaluate:
+            refuse("distillation_loss_weight", self.distillation_loss_weight, "above 0 it needs --pseudo_labels_file")
+
+
+def check_common(options: Any) -> None:
+    """Relations between options that several scripts share."""
+    if getattr(options, "weight_decay", 0) > 0 and not options.adamw:
+        refuse("weight_decay", options.weight_decay, "above 0 it needs --adamw")
+    if getattr(options, "median_window", 1) % 2 == 0:
+        refuse("median_window", options.median_window, "must be odd")
+    if 0 < getattr(options, "max_time_mask_size", 0) <= 0.05:
+        refuse("max_time_mask_size", options.max_time_mask_size, "must be 0 (off) or above 0.05")
+    for name in ("checkpoint", "pseudo_labels_file"):
+        path = getattr(options, name, None)
+        if path is not None and not path.is_file():
+            refuse(name, path, "there is no such file")
+
+
+def data_dir(option_value: Path | None) -> Path:
+    """The data folder from the option or the variable AUDIOSET_DIR; raises UserError if there is none."""
+    path = option_value or (Path(os.environ["AUDIOSET_DIR"]) if os.environ.get("AUDIOSET_DIR") else None)
+    if path is None:
+        raise UserError("no data folder: name it with --data_dir or the variable AUDIOSET_DIR")
+    if not path.is_dir():
+        refuse("data_dir", path, "there is no such folder")
+    return path
+
+
+def refuse(name: str, value: object, why: str) -> NoReturn:
+    """Raise the UserError for a bad value of an option."""
+    raise UserError(f"--{name} is {value}: {why}")
+
+
+# ---- from dataclass to command line ---------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest option names."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def _base_type(annotation: Any) -> Any:
+    """int for `int | None`, float for `list[float]`, and so on."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is list else annotation
+
+
+def _is_list(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is list or any(
+        typing.get_origin(a) is list for a in typing.get_args(annotation)
+    )
+
+
+def _help_text(f: dataclasses.Field[Any], default: Any) -> str:
+    text = f.metadata["help"].replace("%", "%%")
+    if f.metadata["choices"]:
+        text += f" ({', '.join(f.metadata['choices'])})"
+    shown = default is not None and not isinstance(default, bool)
+    return f"{text} [default: {default}]" if shown else text
+
+
+def _title(cls: type[Any]) -> str:
+    return (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".")
+
+
+def _add_argument(group: argparse._ArgumentGroup, f: dataclasses.Field[Any], annotation: Any) -> None:
+    default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+    kind = _base_type(annotation)
+    if kind is bool:
+        shown, other = (f"--no_{f.name}", f"--{f.name}") if default else (f"--{f.name}", f"--no_{f.name}")
+        text = ("switch off: " if default else "") + _help_text(f, default)
+        group.add_argument(shown, dest=f.name, action="store_false" if default else "store_true", help=text)
+        group.add_argument(
+            other, dest=f.name, action="store_true" if default else "store_false", help=argparse.SUPPRESS
+        )
+        return
+    extra: dict[str, Any] = {"nargs": "+"} if _is_list(annotation) else {}
+    if f.metadata["const"] is not None:
+        extra = {"nargs": "?", "const": f.metadata["const"]}
+    metavar = {str: "NAME", int: "N", float: "X", Path: "PATH"}.get(kind, kind.__name__.upper())
+    group.add_argument(f"--{f.name}", help=_help_text(f, default), metavar=metavar, **extra)
+
+
+def build_parser(cls: type[Any]) -> argparse.ArgumentParser:
+    """The command line of an option dataclass; options that are not given stay absent from the result."""
+    parser = _Parser(
+        description=_title(cls) + ".",
+        usage="%(prog)s [options]",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options in a file; the command line wins")
+    hints = typing.get_type_hints(cls)
+    bases = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
+    groups = {base: parser.add_argument_group(_title(base)) for base in bases}
+    for f in dataclasses.fields(cls):
+        owner = next(base for base in bases if f.name in inspect.get_annotations(base))
+        _add_argument(groups[owner], f, hints[f.name])
+    return parser
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_convert(name, v, kind) for v in value]
+    if value is None:
+        return None
+    if kind is bool:
+        if not isinstance(value, bool):
+            refuse(name, value, "must be true or false")
+        return value
+    try:
+        if kind is int and isinstance(value, float) and value != int(value):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError):
+        refuse(name, value, f"must be {'a whole number' if kind is int else 'a number' if kind is float else 'text'}")
+
+
+def _check_value(f: dataclasses.Field[Any], value: Any) -> None:
+    for v in value if isinstance(value, list) else [value]:
+        if v is None:
+            continue
+        choices, low, high = f.metadata["choices"], f.metadata["low"], f.metadata["high"]
+        if choices and v not in choices:
+            refuse(f.name, v, f"must be one of {', '.join(choices)}")
+        below, above = low is not None and not v >= low, high is not None and not v <= high
+        if below or above:
+            limit = f"between {low:g} and {high:g}" if None not in (low, high) else f"at least {low:g}"
+            refuse(f.name, v, f"must be {limit}")
+
+
+def build(cls: type[T], values: dict[str, Any]) -> T:
+    """Options of `cls` from plain values (text or parsed), converted and checked; raises UserError."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    converted = {}
+    for name, value in values.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2)
+            hint = f"; did you mean --{' or --'.join(near)}?" if near else ""
+            raise UserError(f"unknown option --{name}{hint}")
+        converted[name] = _convert(name, value, _base_type(hints[name]))
+        _check_value(known[name], converted[name])
+    options = cls(**converted)
+    check = getattr(options, "check", None)
+    if check is not None:
+        check()
+    return options
+
+
+def parse(cls: type[T], argv: Sequence[str] | None = None) -> T:
+    """Options from a command line, on top of those of `--config FILE.yaml`, on top of the defaults.
+
+    Raises UserError naming the option, the value and what is allowed.
+    """
+    parser = build_parser(cls)
+    given, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if unknown:
+        word = unknown[0].split("=")[0]
+        near = difflib.get_close_matches(word, parser._option_string_actions, n=2)
+        raise UserError(f"unknown option '{word}'" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    values = vars(given)
+    config_file = values.pop("config", None)
+    return build(cls, {**(read_yaml(config_file) if config_file else {}), **values})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Options of a YAML file; raises UserError if it is missing or holds anything but `name: value`."""
+    import yaml
+
+    if not path.is_file():
+        refuse("config", path, "there is no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        refuse("config", path, f"it is not valid YAML ({' '.join(str(error).split())[:150]})")
+    if not isinstance(content or {}, dict):
+        refuse("config", path, "it must hold lines of the form 'option: value'")
+    return content or {}
+
+
+def as_dict(options: Any) -> dict[str, Any]:
+    """Options as plain values, for YAML files and checkpoints."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(options).items()}
+
+
+def write_yaml(options: Any, path: Path) -> None:
+    """Write the resolved options so that `--config` reads them back."""
+    import yaml
+
+    path.write_text(yaml.safe_dump(as_dict(options), sort_keys=False), encoding="utf-8")
