@@ -8,7 +8,7 @@ weighting, under the names that are logged. Reductions run in the type of the ta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def strong_loss(
     if w == 0:
         return {"loss": terms["strong_supervised_loss"], **terms}
     if pseudo is None:
-        raise UserError(f"distillation_loss_weight={w} needs pseudo labels: give a pseudo-label file, or set it to 0")
+        raise UserError(f"--distillation_loss_weight is {w}: above 0 it needs pseudo labels (--pseudo_labels_file)")
     if has_pseudo is not None:
         pseudo = torch.where(has_pseudo.bool()[:, None, None], pseudo, strong)
     terms["strong_distillation_loss"] = bce(logits, pseudo)
@@ -109,12 +109,12 @@ def weak_loss(
     Raises:
         UserError: w outside [0, 1], or above 0 without a teacher.
     """
-    w = checked_share("weak distillation weight", distillation_weight)
+    w = checked_share("weak_distillation_loss_weight", distillation_weight)
     terms = {"weak_supervised_loss": bce(logits, weak)}
     if w == 0:
         return {"loss": terms["weak_supervised_loss"], **terms}
     if teacher is None:
-        raise UserError(f"weak distillation weight={w} needs the predictions of a teacher, or 0 to train on labels")
+        raise UserError(f"--weak_distillation_loss_weight is {w}: above 0 it needs the predictions of a teacher")
     terms["weak_distillation_loss"] = weak_distillation(logits, teacher, known)
     loss = (1 - w) * terms["weak_supervised_loss"] + w * terms["weak_distillation_loss"]
     return {"loss": loss, **terms}
@@ -122,8 +122,15 @@ def weak_loss(
 
 @dataclass(frozen=True)
 class OnlineWeights:
-    """Weights of the terms of online distillation, each >= 0; `strong_ratio` in [0, 1] is the share of the strong
-    clips in the online term. The defaults are the published ones.
+    """Weights of the terms of online distillation, as published.
+
+    Args:
+        weak_supervised: clip logits of weak clips with their labels; all weights are >= 0.
+        weak_distillation: clip logits of weak clips with an offline teacher.
+        strong_supervised: frame logits of strong clips with their labels.
+        strong_distillation: frame logits of strong clips with pseudo labels.
+        online: frame logits of all clips with the online teacher.
+        strong_ratio: share of the strong clips in the online term, in [0, 1].
 
     Raises:
         UserError: a value out of range, or no term at all.
@@ -138,9 +145,10 @@ class OnlineWeights:
 
     def __post_init__(self) -> None:
         checked_share("online_distillation_strong_ratio", self.strong_ratio)
-        for term, weight in self.of_terms().items():
+        for field in fields(self):
+            weight = getattr(self, field.name)
             if not 0 <= weight < float("inf"):
-                raise UserError(f"the weight of {term} is {weight}, it must be 0 or more")
+                raise UserError(f"the loss weight {field.name} is {weight}: must be 0 or more")
         if not any(self.of_terms().values()):
             raise UserError("all loss weights are 0: nothing to train on")
 
@@ -246,5 +254,5 @@ def weighted_sum(weights: Mapping[str, float], terms: Mapping[str, Tensor]) -> T
 def checked_share(option: str, value: float) -> float:
     """Return a value that must lie in [0, 1]; raise UserError naming the option otherwise."""
     if not 0 <= value <= 1:
-        raise UserError(f"{option}={value} must lie in [0, 1]")
+        raise UserError(f"--{option} is {value}: must lie in [0, 1]")
     return value

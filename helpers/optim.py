@@ -124,11 +124,11 @@ def _checked_depth(name: str, backbone: SupportsLayerDecay) -> int:
 def _check_options(*, backbone_lr: float, seq_lr: float, weight_decay: float, lr_decay: float) -> None:
     for option, lr in (("backbone learning rate", backbone_lr), ("seq_lr", seq_lr)):
         if not 0 < lr < math.inf:
-            raise UserError(f"{option}={lr} must be positive")
+            raise UserError(f"--{option} is {lr}: must be positive")
     if not 0 <= weight_decay < math.inf:
-        raise UserError(f"weight_decay={weight_decay} must be 0 or more")
+        raise UserError(f"--weight_decay is {weight_decay}: must be 0 or more")
     if not 0 <= lr_decay <= 1:
-        raise UserError(f"lr_decay={lr_decay} must lie in [0, 1]; 0 and 1 both switch it off")
+        raise UserError(f"--lr_decay is {lr_decay}: must lie in [0, 1]; 0 and 1 both switch it off")
 
 
 def build_optimizer(groups: Iterable[dict[str, Any]], *, adamw: bool) -> torch.optim.Optimizer:
@@ -145,7 +145,7 @@ def build_optimizer(groups: Iterable[dict[str, Any]], *, adamw: bool) -> torch.o
     groups = list(groups)
     strongest = max(group["weight_decay"] for group in groups)
     if strongest > 0 and not adamw:
-        raise UserError(f"weight_decay={strongest} needs AdamW: choose it (adamw), or set weight_decay to 0")
+        raise UserError(f"--weight_decay is {strongest}: above 0 it needs --adamw")
     optimizer = torch.optim.AdamW if adamw else torch.optim.Adam
     return optimizer(groups, betas=(0.9, 0.999), weight_decay=0.0)  # every group names its own weight decay
 
@@ -168,7 +168,7 @@ def effective_warmup(warmup_steps: int, total_steps: int) -> tuple[int, bool]:
         ValueError: a run without steps.
     """
     if warmup_steps < 0:
-        raise UserError(f"warmup_steps={warmup_steps} must be 0 or more")
+        raise UserError(f"--warmup_steps is {warmup_steps}: must be 0 or more")
     if total_steps <= 0:
         raise ValueError(f"a run needs at least one optimiser step, got {total_steps}")
     if warmup_steps <= MAX_WARMUP_SHARE * total_steps:
@@ -206,7 +206,7 @@ def schedule(mode: str, *, warmup_steps: int, total_steps: int, end_factor: floa
         UserError: an unknown mode.
     """
     if mode not in SCHEDULES:
-        raise UserError(f"schedule_mode={mode} is unknown; allowed: {', '.join(SCHEDULES)}")
+        raise UserError(f"--schedule_mode is {mode}: must be one of {', '.join(SCHEDULES)}")
     shape = SCHEDULES[mode]
 
     def factor(step: int) -> float:

@@ -15,7 +15,7 @@ from helpers.augment.pipeline import (
     draw_mel,
     draw_waveform,
 )
-from helpers.augment.spectrum import draw_filter_augment, draw_freq_warp, draw_gain
+from helpers.augment.spectrum import draw_filter_augment, draw_freq_warp, draw_gain, draw_mel_range
 from helpers.augment.timing import draw_frame_shift, draw_roll, draw_time_mask
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "draw_freq_warp",
     "draw_gain",
     "draw_mel",
+    "draw_mel_range",
     "draw_mixstyle",
     "draw_mixup",
     "draw_roll",

@@ -68,19 +68,19 @@ class AugmentOptions:
     def __post_init__(self) -> None:
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)} must lie in [0, 1]")
+                raise UserError(f"--{name} is {getattr(self, name)}: must lie in [0, 1]")
         for name in ALPHAS:
             if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"{name}={getattr(self, name)} must be positive")
+                raise UserError(f"--{name} is {getattr(self, name)}: must be positive")
         if 0 < self.max_time_mask_size <= MIN_MASK_SHARE:
             raise UserError(
-                f"max_time_mask_size={self.max_time_mask_size} must be 0 (off) or above {MIN_MASK_SHARE}, "
+                f"--max_time_mask_size is {self.max_time_mask_size}: must be 0 (off) or above {MIN_MASK_SHARE}, "
                 "the share of a clip that the shortest mask covers"
             )
         if self.gain_db < 0 or self.gain_db != int(self.gain_db):
-            raise UserError(f"gain_db={self.gain_db} must be a whole number of decibels, 0 (off) or more")
+            raise UserError(f"--gain_db is {self.gain_db}: must be a whole number of decibels, 0 (off) or more")
         if not 0 <= self.roll_seconds < float("inf"):
-            raise UserError(f"roll_seconds={self.roll_seconds} must be 0 (off) or more")
+            raise UserError(f"--roll_seconds is {self.roll_seconds}: must be 0 (off) or more")
 
 
 def draw_waveform(
@@ -105,7 +105,7 @@ def draw_waveform(
     draws: list[Draw] = []
     if options.dir_p > 0:
         if responses is None:
-            raise UserError(f"dir_p={options.dir_p} needs a folder of impulse responses")
+            raise UserError(f"--dir_p is {options.dir_p}: above 0 it needs a folder of impulse responses")
         draws.append(draw_device_response(n_clips, options.dir_p, responses, generator))
     if options.gain_db > 0:
         draws.append(draw_gain(n_clips, int(options.gain_db), generator))

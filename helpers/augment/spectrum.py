@@ -14,6 +14,7 @@ from helpers.augment.timing import rescale
 FILTER_BANDS = (3, 5)  # fewest and most bands of a filter
 FILTER_MIN_WIDTH = 6  # mel bins of the narrowest band
 FILTER_DB = 6.0  # gains lie within plus and minus this
+MAX_FMAX, FMAX_RANGE = 8000, 2000  # Hz, upper end of the mel filters and how far below it a draw may lie
 WARP_MIN_SHARE = 0.6  # smallest share of the mel bins that a warp keeps
 
 
@@ -91,6 +92,12 @@ class FreqWarp(Draw):
         near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
         far = ((distance - 5) * distance + 8) * distance * a - 4 * a
         return first[..., None] + bins, torch.where(distance <= 1, near, far)
+
+
+def draw_mel_range(generator: torch.Generator) -> tuple[float, float]:
+    """Draw lower and upper end (Hz) of the mel filters for one training batch: 0 ... 9 and 6001 ... 8000."""
+    low, below = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    return float(int(low * 10)), float(MAX_FMAX - int(below * FMAX_RANGE))
 
 
 def draw_gain(n_clips: int, max_db: int, generator: torch.Generator) -> Gain:
