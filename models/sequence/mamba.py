@@ -21,7 +21,7 @@ D_STATE = 64  # N, numbers of state per feature
 D_CONV = 3  # frames of the convolution before the state space model
 EXPAND = 2  # features inside the block per feature outside
 HEAD_DIM, SMALL_HEAD_DIM, SMALL_HEADS_UP_TO = 64, 32, 128  # at most 64 features per head, 32 up to D = 128
-CHUNK_FRAMES = 64  # frames per chunk of the scan
+CHUNK_FRAMES = 32  # frames per chunk of the scan
 
 
 def head_dim(dim: int) -> int:
@@ -66,8 +66,8 @@ def _within_chunks(x: Tensor, decayed: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """What each frame's output owes to the inputs of its own chunk, [B, K, H, Q, P]."""
     chunk = x.shape[-2]
     future = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).triu(1)
-    log_weights = decayed.unsqueeze(-1) - decayed.unsqueeze(-2)  # [B, K, H, Q, Q], row: output, column: input
-    weights = log_weights.masked_fill(future, -math.inf).exp() * (c @ b.transpose(-1, -2)).unsqueeze(2)
+    weights = decayed.unsqueeze(-1) - decayed.unsqueeze(-2)  # [B, K, H, Q, Q], row: output, column: input
+    weights = weights.masked_fill_(future, -math.inf).exp_() * (c @ b.transpose(-1, -2)).unsqueeze(2)
     return weights @ x
 
 

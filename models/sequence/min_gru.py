@@ -5,54 +5,86 @@ Source: Feng et al., "Were RNNs All We Needed?", 2024, section 3 and appendix B 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Frames per chunk of the scan. Within a chunk the logarithm of the state reaches at most a few thousands, so that
-# float32 resolves it; one clip of 10 s is one chunk.
-CHUNK_FRAMES = 256
+# Frames per chunk of the scan in log space: short enough that the logarithms in a chunk keep their decimals.
+LOG_CHUNK_FRAMES = 64
 
 
-def log_candidate(hidden: Tensor) -> Tensor:
-    """Logarithm of the positive candidate state: hidden + 0.5 from 0 on, sigmoid(hidden) below 0."""
-    return torch.where(hidden >= 0, (F.relu(hidden) + 0.5).log(), -F.softplus(-hidden))
+def min_gru_scan(hidden: Tensor, gate: Tensor) -> Tensor:
+    """States h_t = (1 - z_t) h_{t-1} + z_t c_t for all t at once, from h = 0.
 
-
-def min_gru_scan(hidden: Tensor, gate: Tensor, chunk: int = CHUNK_FRAMES) -> Tensor:
-    """States of h_t = (1 - z_t) h_{t-1} + z_t c_t for all t at once.
-
-    z = sigmoid(gate) and c is the positive candidate made from `hidden` (`log_candidate`). Chunks of frames are
-    scanned side by side in log space; then one pass over the chunks hands the state on. This keeps the error
-    the same for any length, where a single scan loses a digit each time the length grows tenfold.
+    z = sigmoid(gate); the candidate c is hidden + 0.5 where hidden is 0 or more, and sigmoid(hidden) elsewhere.
 
     Args:
         hidden: [B, T, D], any range.
         gate: logits [B, T, D].
-        chunk: frames per chunk.
 
     Returns:
         States [B, T, D], positive, float32 whatever the precision of the input.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        n_frames = hidden.shape[1]
-        chunk = min(chunk, n_frames)
-        padding = (0, 0, 0, -n_frames % chunk)
-        hidden, gate = (F.pad(x.float(), padding).unflatten(1, (-1, chunk)) for x in (hidden, gate))
-        log_decay = (-F.softplus(gate)).cumsum(dim=2)  # [B, chunks, chunk, D], log of prod (1 - z)
-        log_input = log_candidate(hidden) - F.softplus(-gate)
-        states = (log_decay + (log_input - log_decay).logcumsumexp(dim=2)).exp()  # from h = 0 in each chunk
-        return _hand_on(states, log_decay.exp()).flatten(1, 2)[:, :n_frames]
+        # CUDA waits for launches, and the scan in log space has the fewest; elsewhere its logarithms and
+        # exponentials cost eight times as much as the products that they replace (benchmarks/scans.py)
+        scan = log_space_scan if hidden.is_cuda else product_scan
+        return scan(hidden.float(), gate.float())
 
 
-def _hand_on(states: Tensor, decay: Tensor) -> Tensor:
-    """Add to the states of each chunk what is left of the last state of the chunk before; [B, chunks, chunk, D]."""
-    if states.shape[1] == 1:
-        return states
-    chunks = [states[:, 0]]
-    for i in range(1, states.shape[1]):
-        chunks.append(states[:, i] + decay[:, i] * chunks[-1][:, -1:])
-    return torch.stack(chunks, dim=1)
+def log_space_scan(hidden: Tensor, gate: Tensor, chunk: int = LOG_CHUNK_FRAMES) -> Tensor:
+    """`min_gru_scan` by sums of logarithms (appendix B.3.1 of the paper), in chunks that hand the state on.
+
+    One chunk for all would lose a decimal each time the sequence grows tenfold, since the logarithm of the
+    decay then runs away from 0.
+    """
+    n_frames = hidden.shape[1]
+    hidden, gate = _in_chunks(hidden, chunk), _in_chunks(gate, chunk)  # [B, K, Q, D]
+    log_candidate = torch.where(hidden >= 0, (F.relu(hidden) + 0.5).log(), -F.softplus(-hidden))
+    log_decay = (-F.softplus(gate)).cumsum(dim=2)  # log of the product of 1 - z since the chunk's start
+    log_input = log_candidate - F.softplus(-gate)
+    states = (log_decay + (log_input - log_decay).logcumsumexp(dim=2)).exp()
+    return _hand_on(states, log_decay.exp(), n_frames)
+
+
+def product_scan(hidden: Tensor, gate: Tensor) -> Tensor:
+    """`min_gru_scan` by products, as one pass over the frames of all chunks at once and one over the chunks.
+
+    With about sqrt(T) chunks of about sqrt(T) frames this takes 2 sqrt(T) steps on large tensors.
+    """
+    candidate = torch.where(hidden >= 0, hidden + 0.5, hidden.sigmoid())
+    n_frames = hidden.shape[1]
+    chunk = math.isqrt(n_frames - 1) + 1
+    decays, inputs = (_in_chunks(x, chunk).unbind(2) for x in ((-gate).sigmoid(), candidate * gate.sigmoid()))
+    states, products = [inputs[0]], [decays[0]]  # of [B, K, D], from h = 0 in each chunk
+    for decay, added in zip(decays[1:], inputs[1:], strict=True):
+        states.append(torch.addcmul(added, decay, states[-1]))
+        products.append(decay * products[-1])
+    return _hand_on(torch.stack(states, dim=2), torch.stack(products, dim=2), n_frames)
+
+
+def _in_chunks(x: Tensor, chunk: int) -> Tensor:
+    """[B, T, D] -> [B, K, Q, D] with chunks of Q = `chunk` frames, the last one filled up with zeros."""
+    return F.pad(x, (0, 0, 0, -x.shape[1] % chunk)).unflatten(1, (-1, chunk))
+
+
+def _hand_on(states: Tensor, decay: Tensor, n_frames: int) -> Tensor:
+    """Hand the last state of each chunk on to the next.
+
+    Args:
+        states: [B, K, Q, D], each chunk started from 0.
+        decay: [B, K, Q, D], what is left in a frame of the state before its chunk.
+        n_frames: frames T without those that fill the last chunk up.
+
+    Returns:
+        States [B, T, D].
+    """
+    start = [torch.zeros_like(states[:, 0, 0])]
+    for last, left in zip(states[:, :-1, -1].unbind(1), decay[:, :-1, -1].unbind(1), strict=True):
+        start.append(torch.addcmul(last, left, start[-1]))
+    return torch.addcmul(states, decay, torch.stack(start, dim=1).unsqueeze(2)).flatten(1, 2)[:, :n_frames]
 
 
 class MinGRU(nn.Module):
