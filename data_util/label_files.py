@@ -1,8 +1,10 @@
-"""Readers of label files: strong labels as a TSV of events."""
+"""Readers of label files: strong labels as a TSV of events, lengths of clips."""
 
 from __future__ import annotations
 
+import csv
 import logging
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,3 +114,30 @@ def _clips_of_segments(path: Path, table: pd.DataFrame, segments: list[str]) -> 
     if not first.all():
         _log.warning("%s: %d videos have several segments; their first counts", path, int((~first).sum()))
     return names[order][first], clip_of_segment
+
+
+def read_durations(path: str | Path) -> dict[str, float]:
+    """Read lengths of clips: CSV without a header, `Y<ytid>,seconds`.
+
+    Returns:
+        Clip id -> seconds; nothing where there is no such file.
+
+    Raises:
+        UserError: a row has not two fields, or a length that is no positive number (file, line, value).
+    """
+    path = Path(path)
+    durations: dict[str, float] = {}
+    if not path.is_file():
+        return durations
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        for line, row in enumerate(csv.reader(handle), start=1):
+            if not row:
+                continue
+            try:
+                name, seconds = row[0], float(row[1])
+            except (IndexError, ValueError):
+                name, seconds = "", math.nan
+            if not 0 < seconds < math.inf:
+                raise UserError(f"{path}, line {line}: {','.join(row)!r} is not `Y<ytid>,seconds`")
+            durations[name.removesuffix(".mp3")] = seconds
+    return durations

@@ -1,0 +1,136 @@
+"""AudioSet as it is packed in practice: MP3 bytes and bit-packed weak targets in HDF5."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from errors import UserError
+
+N_TARGET_BYTES = 66  # 527 classes, bit-packed
+
+
+def clip_id_of_name(name: str) -> str:
+    """Name of an MP3 or a published row -> clip id: folders and the suffix `.mp3` are dropped, nothing else."""
+    return name.rpartition("/")[2].removesuffix(".mp3")
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open for reading.
+
+    Raises:
+        UserError: the file is missing, unreadable, truncated or no HDF5 file.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        reason = "is truncated" if "truncated" in str(error) else f"cannot be read as HDF5 ({error})"
+        raise UserError(f"{path} {reason}; copy or download it again") from None
+
+
+def entry(file: h5py.File, name: str, expected: str) -> h5py.Dataset:
+    """The data set of this name in an open HDF5 file; `expected` words what it should hold.
+
+    Raises:
+        UserError: it is not there; names what the file holds instead.
+    """
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        held = ", ".join(sorted(file)) or "nothing"
+        raise UserError(f"{file.filename}: no entry {name!r} ({expected}); the file holds {held}")
+    return found
+
+
+def refuse_entry(file: h5py.File, dataset: h5py.Dataset, expected: str) -> None:
+    """Raise the UserError of an entry with the wrong type or shape."""
+    name = str(dataset.name).lstrip("/")
+    found = f"{dataset.dtype} {list(dataset.shape)}"
+    raise UserError(f"{file.filename}: entry {name!r} is {found}, expected {expected}")
+
+
+class LazyHdf5:
+    """An HDF5 file that every process opens for itself, when it first reads.
+
+    An HDF5 handle must not cross a fork or a pickle; so the constructor closes what it has opened, the handle is
+    tied to the process id, and a pickled copy comes without it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: h5py.File | None = None
+        self._pid = -1
+
+    @property
+    def file(self) -> h5py.File:
+        """The handle of this process."""
+        if self._file is None or self._pid != os.getpid():
+            self._file = None  # a handle inherited through a fork goes before the new one comes
+            self._file, self._pid = open_hdf5(self.path), os.getpid()
+        return self._file
+
+    def close(self) -> None:
+        """Close the handle of this process; the next read opens it again."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_pid": -1}
+
+
+class Mp3File(LazyHdf5):
+    """Map-style reader of one packed file: `audio_name` (bytes), `mp3` (vlen uint8), `target` (uint8 [N, 66]).
+
+    Attributes:
+        path: the HDF5 file.
+        clip_ids: [N] str, `Y<ytid>`, in the order of the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Check the file and read its names.
+
+        Raises:
+            UserError: missing, truncated or not HDF5; an entry is missing or has the wrong type, shape or length.
+        """
+        super().__init__(path)
+        with open_hdf5(self.path) as file:
+            names = self._check(file)[:]
+        self.clip_ids = np.array([clip_id_of_name(n.decode("utf-8", "replace")) for n in names], np.str_)
+
+    @staticmethod
+    def _check(file: h5py.File) -> h5py.Dataset:
+        name_text, mp3_text = "bytes [N], names of clips", "vlen uint8 [N], bytes of an MP3 each"
+        target_text = f"uint8 [N, {N_TARGET_BYTES}], bit-packed weak labels"
+        names, mp3 = entry(file, "audio_name", name_text), entry(file, "mp3", mp3_text)
+        target = entry(file, "target", target_text)
+        if names.ndim != 1 or (names.dtype.kind != "S" and not h5py.check_string_dtype(names.dtype)):
+            refuse_entry(file, names, name_text)
+        if mp3.ndim != 1 or h5py.check_vlen_dtype(mp3.dtype) != np.uint8:
+            refuse_entry(file, mp3, mp3_text)
+        if target.ndim != 2 or target.shape[1] != N_TARGET_BYTES or target.dtype != np.uint8:
+            refuse_entry(file, target, target_text)
+        if not len(names) == len(mp3) == len(target):
+            lengths = f"{len(names)}, {len(mp3)} and {len(target)}"
+            raise UserError(f"{file.filename}: audio_name, mp3 and target have {lengths} rows; pack it again")
+        return names
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def mp3(self, row: int) -> np.ndarray:
+        """The encoded bytes of one clip, uint8 [n]."""
+        return self.file["mp3"][row]
+
+    def target(self, row: int) -> np.ndarray:
+        """The packed weak labels of one clip, uint8 [66]."""
+        return self.file["target"][row]
+
+    def targets(self) -> np.ndarray:
+        """The packed weak labels of all clips, uint8 [N, 66]."""
+        return self.file["target"][:]
