@@ -120,19 +120,23 @@ def draw_filter_augment(
     Raises:
         ValueError: too few mel bins for the narrowest bands.
     """
-    n_draws = n_clips if per_clip else 1
     chosen = draw_coins(n_clips, p, generator, per_clip=per_clip)
+    edges = _draw_edges(n_clips if per_clip else 1, n_bins, generator).expand(n_clips, -1)
+    gains = (torch.rand(n_clips, edges.shape[1], generator=generator, dtype=torch.float64) * 2 - 1) * FILTER_DB
+    return Filter(_gain_curve(edges, gains, n_bins) * chosen[:, None])
+
+
+def _draw_edges(n_draws: int, n_bins: int, generator: torch.Generator) -> Tensor:
+    """Draw the edges of the bands, from 0 to n_bins, [n_draws, 6]; fewer bands repeat n_bins at the end."""
     fewest, most = FILTER_BANDS
     if n_bins < most * FILTER_MIN_WIDTH:
         raise ValueError(f"{most} bands of {FILTER_MIN_WIDTH} bins do not fit into {n_bins} mel bins")
     n_bands = torch.randint(fewest, most + 1, (n_draws, 1), generator=generator)
     room = n_bins - n_bands * FILTER_MIN_WIDTH + 1
     inner = (torch.rand(n_draws, most - 1, generator=generator, dtype=torch.float64) * room).long()
-    unused = torch.arange(1, most) >= n_bands  # edges that a filter of fewer bands does not have: beyond the top
-    inner = inner.masked_fill(unused, n_bins).sort(1).values + torch.arange(1, most) * FILTER_MIN_WIDTH
-    edges = F.pad(F.pad(inner, (1, 0)), (0, 1), value=n_bins).clamp(max=n_bins).expand(n_clips, -1)
-    gains = (torch.rand(n_clips, most + 1, generator=generator, dtype=torch.float64) * 2 - 1) * FILTER_DB
-    return Filter(_gain_curve(edges, gains, n_bins) * chosen[:, None])
+    number = torch.arange(1, most)
+    inner = inner.masked_fill(number >= n_bands, n_bins).sort(1).values + number * FILTER_MIN_WIDTH
+    return F.pad(F.pad(inner, (1, 0)), (0, 1), value=n_bins).clamp(max=n_bins)
 
 
 def _gain_curve(edges: Tensor, gains: Tensor, n_bins: int) -> Tensor:
@@ -143,7 +147,7 @@ def _gain_curve(edges: Tensor, gains: Tensor, n_bins: int) -> Tensor:
     bins = torch.arange(n_bins).expand(len(edges), -1)
     band = (bins[..., None] >= edges[:, None, 1:-1]).sum(-1)  # [B, F]
     low, high = edges.gather(1, band), edges.gather(1, band + 1)
-    position = (bins - low) / (high - low - 1).clamp(min=1)
+    position = (bins - low).double() / (high - low - 1).clamp(min=1)
     return gains.gather(1, band) * (1 - position) + gains.gather(1, band + 1) * position
 
 
