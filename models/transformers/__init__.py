@@ -1,1 +1,9 @@
-"""."""
+"""Audio transformers; importing this package registers every backbone in it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
