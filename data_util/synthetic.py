@@ -1,0 +1,300 @@
+"""Makes a small data set in the format of packed AudioSet, out of sounds that can be synthesised truthfully.
+
+    python -m data_util.synthetic --out DIR --train 480 --eval 96 --seed 0
+
+Writes the three HDF5 files (32 kHz MP3), both label TSVs and `synthetic.json`, which records the request: the same
+request again finds its files and does nothing. The same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from data_util.audio import CLIP_SECONDS
+from data_util.files import replacing
+from data_util.hdf5_dataset import N_TARGET_BYTES
+from data_util.label_files import STRONG_COLUMNS
+from data_util.labels import load_vocabulary
+from data_util.sounds import RATE, SOUNDS, Sound
+from errors import UserError, exit_on_user_error
+
+MANIFEST = "synthetic.json"
+BALANCED_SHARE = 0.25  # of the training clips; the rest goes into the unbalanced file
+SHIFT_SECONDS = 1.0  # largest shift of a noisy label
+EVENTS_PER_CLIP = (1, 6)
+_EVENT_COUNT_ODDS = (1, 2, 3, 3, 2, 1)
+_NOISE_FLOOR = (-62.0, -48.0)  # dBFS
+_FORMAT = 1  # raise it when the same request gives other bytes
+
+Event = tuple[float, float, str]  # onset s, offset s, MID
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a synthetic set is made from; equal requests give equal files."""
+
+    train: int
+    eval: int
+    seed: int
+    label_noise: float = 0.0
+    format: int = _FORMAT
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One finished clip: YouTube-like id, MP3 bytes, its events."""
+
+    ytid: str
+    mp3: bytes
+    events: list[Event]
+
+
+def make_ytid(seed: int, split: str, index: int) -> str:
+    """Eleven characters as YouTube ids have them, underscores and leading dashes among them."""
+    digest = hashlib.sha256(f"{seed}/{split}/{index}".encode()).digest()
+    return base64.urlsafe_b64encode(digest)[:11].decode()
+
+
+def make_audio(rng: np.random.Generator, n_events: int | None = None) -> tuple[np.ndarray, list[Event]]:
+    """Mix events of different classes at different levels over a noise floor.
+
+    Args:
+        rng: random generator.
+        n_events: number of events; None draws 1 to 6.
+
+    Returns:
+        ([320000] float32 at 32 kHz, peak at most 0.98; events sorted by onset).
+    """
+    n = int(CLIP_SECONDS * RATE)
+    audio = rng.standard_normal(n) * 10 ** (rng.uniform(*_NOISE_FLOOR) / 20)
+    if n_events is None:
+        odds = np.array(_EVENT_COUNT_ODDS, float)
+        n_events = int(rng.choice(np.arange(EVENTS_PER_CLIP[0], EVENTS_PER_CLIP[1] + 1), p=odds / odds.sum()))
+    events = []
+    for index in rng.choice(len(SOUNDS), size=n_events, replace=False):
+        sound: Sound = SOUNDS[index]
+        wave = sound.make(rng, round(rng.uniform(*sound.seconds) * RATE))
+        wave = wave * (10 ** (rng.uniform(*sound.level) / 20) / np.sqrt(np.mean(wave**2)))
+        first = int(rng.integers(n - len(wave) + 1))
+        audio[first : first + len(wave)] += wave
+        events.append((round(first / RATE, 3), round((first + len(wave)) / RATE, 3), sound.mid))
+    audio *= min(1.0, 0.98 / np.abs(audio).max())
+    return audio.astype(np.float32), sorted(events)
+
+
+def encode_mp3(audio: np.ndarray, rate: int = RATE) -> bytes:
+    """Encode [N] or [N, channels] float32 as MP3 (libsndfile, variable bit rate)."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, rate, format="MP3", subtype="MPEG_LAYER_III")
+    return buffer.getvalue()
+
+
+def make_clip(seed: int, split: str, index: int) -> Clip:
+    """The clip of this number; the same arguments give the same bytes."""
+    split_number = ("train", "eval", "example").index(split)
+    audio, events = make_audio(np.random.default_rng([seed, split_number, index]))
+    return Clip(make_ytid(seed, split, index), encode_mp3(audio), events)
+
+
+def make_example(path: Path, seed: int, *, overwrite: bool = False) -> list[tuple[float, float, str]]:
+    """Write a held-out file with four events, and its true events beside it.
+
+    Args:
+        path: a `.wav` file (32 kHz, 16 bit); the events go to the `.tsv` of the same name, as DCASE writes them
+            (filename, onset, offset, event_label).
+        seed: that of the data set; the file is in none of its splits.
+        overwrite: replace other files of these names.
+
+    Returns:
+        The events (onset s, offset s, class name).
+
+    Raises:
+        UserError: another suffix, or other files of these names.
+    """
+    table = path.with_suffix(".tsv")
+    if path.suffix.lower() != ".wav":
+        raise UserError(f"--example {path}: give a name that ends in .wav")
+    audio, events = make_audio(np.random.default_rng([seed, 2, 0]), n_events=4)
+    vocabulary = load_vocabulary("strong")
+    named = [(a, b, vocabulary.names[vocabulary.index_by_mid[mid]]) for a, b, mid in events]
+    rows = [f"{path.name}\t{a:.3f}\t{b:.3f}\t{name}\n" for a, b, name in named]
+    text = "filename\tonset\toffset\tevent_label\n" + "".join(rows)
+    if path.is_file() and table.is_file() and table.read_text(encoding="utf-8") == text and not overwrite:
+        return named
+    if not overwrite and (taken := [p for p in (path, table) if p.exists()]):
+        raise UserError(f"{taken[0]} is there already; add --overwrite to replace it")
+    with replacing(path) as part:
+        soundfile.write(part, audio, RATE, format="WAV", subtype="PCM_16")
+    with replacing(table) as part:
+        part.write_text(text, encoding="utf-8")
+    return named
+
+
+def make_dataset(out: Path, request: Request, *, overwrite: bool = False, workers: int | None = None) -> bool:
+    """Write a data set, unless this very one is there already.
+
+    Args:
+        out: folder; is made.
+        request: what to make.
+        overwrite: replace a different data set.
+        workers: processes; None = one per core.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        UserError: the folder holds other data and `overwrite` is off.
+    """
+    n_balanced = round(request.train * BALANCED_SHARE) if request.train > 1 else request.train
+    parts = {
+        "balanced_train": ("train", range(n_balanced)),
+        "unbalanced_train": ("train", range(n_balanced, request.train)),
+        "eval": ("eval", range(request.eval)),
+    }
+    tables = {split: out / f"audioset_{split}_strong.tsv" for split in ("train", "eval")}
+    files = {part: out / f"{part}_segments_mp3.hdf" for part in parts}
+    if not _must_write(out, request, [*files.values(), *tables.values()], overwrite):
+        return False
+    (out / MANIFEST).unlink(missing_ok=True)  # comes back last: a set without it is not whole
+    events: dict[str, list[tuple[str, Event]]] = {"train": [], "eval": []}
+    total = request.train + request.eval
+    with tqdm(total=total, desc=f"synthetic clips into {out}", unit="clip") as bar, _pool(workers, total) as pool:
+        for part, (split, numbers) in parts.items():
+            clips = pool.map(partial(make_clip, request.seed, split), numbers, chunksize=4)
+            prefix = "00/" if part == "unbalanced_train" else ""
+            events[split] += _write_hdf5(files[part], prefix, len(numbers), clips, bar)
+    rng = np.random.default_rng([request.seed, 3])
+    _write_tsv(tables["train"], _disturb(events["train"], request.label_noise, rng))
+    _write_tsv(tables["eval"], events["eval"])
+    with replacing(out / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(asdict(request), indent=2) + "\n", encoding="utf-8")
+    return True
+
+
+def _must_write(out: Path, request: Request, files: list[Path], overwrite: bool) -> bool:
+    taken = [path.name for path in files if path.exists()]
+    try:
+        held = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        held = None
+    if held == asdict(request) and len(taken) == len(files):
+        return False
+    if taken and not overwrite:
+        what = f"a synthetic set made with {held}" if held else f"{taken[0]}, which this command has not finished"
+        raise UserError(f"{out} holds {what}; choose another --out or add --overwrite to replace it")
+    return True
+
+
+def _pool(workers: int | None, n_clips: int) -> ProcessPoolExecutor:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ProcessPoolExecutor(max_workers=max(1, min(workers or cores, n_clips)))
+
+
+def _write_hdf5(path: Path, prefix: str, n_clips: int, clips: Iterable[Clip], bar: tqdm) -> list[tuple[str, Event]]:
+    """Pack clips as they come; returns (ytid, event) of all of them."""
+    events = []
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        names = file.create_dataset("audio_name", (n_clips,), "S20")
+        mp3 = file.create_dataset("mp3", (n_clips,), h5py.vlen_dtype(np.uint8))
+        target = file.create_dataset("target", (n_clips, N_TARGET_BYTES), np.uint8)
+        for row, clip in enumerate(clips):
+            names[row] = f"{prefix}Y{clip.ytid}.mp3".encode()
+            mp3[row] = np.frombuffer(clip.mp3, np.uint8)
+            target[row] = pack_weak_target(mid for _, _, mid in clip.events)
+            events += [(clip.ytid, event) for event in clip.events]
+            bar.update()
+    return events
+
+
+def pack_weak_target(mids: Iterable[str]) -> np.ndarray:
+    """MIDs -> bit-packed clip labels, uint8 [66]; those without a weak class are left out."""
+    vocabulary = load_vocabulary("weak")
+    target = np.zeros(len(vocabulary), np.uint8)
+    target[[vocabulary.index_by_mid[mid] for mid in mids if mid in vocabulary.index_by_mid]] = 1
+    return np.packbits(target)
+
+
+def _disturb(
+    events: Sequence[tuple[str, Event]], share: float, rng: np.random.Generator
+) -> Iterator[tuple[str, Event]]:
+    """Leave half of the share of events out, and shift the other half by up to a second."""
+    for ytid, (onset, offset, mid) in events:
+        fate, shift = rng.random(), rng.uniform(-SHIFT_SECONDS, SHIFT_SECONDS)
+        if fate < share / 2:
+            continue
+        if fate < share:
+            shift = min(max(shift, -onset), CLIP_SECONDS - offset)
+            onset, offset = round(onset + shift, 3), round(offset + shift, 3)
+        yield ytid, (onset, offset, mid)
+
+
+def _write_tsv(path: Path, events: Iterable[tuple[str, Event]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("\t".join(STRONG_COLUMNS) + "\n")
+        file.writelines(f"{ytid}_30000\t{a:.3f}\t{b:.3f}\t{mid}\n" for ytid, (a, b, mid) in events)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data_util.synthetic", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, help="folder of the data set")
+    parser.add_argument("--train", type=int, default=480, help="training clips (default: %(default)s)")
+    parser.add_argument("--eval", type=int, default=96, help="evaluation clips (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--label_noise",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the training events that are left out or shifted, half each (default: 0)",
+    )
+    parser.add_argument("--example", type=Path, metavar="FILE.wav", help="also write one held-out file and its events")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, low in (("train", 1), ("eval", 1), ("seed", 0)):
+        if getattr(args, name) < low:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least {low}")
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers {args.workers}: must be at least 1")
+    if not 0 <= args.label_noise <= 1:
+        raise UserError(f"--label_noise {args.label_noise}: must lie in [0, 1]")
+    if args.out is None and args.example is None:
+        raise UserError("nothing to do: give --out DIR, --example FILE.wav or both")
+
+
+@exit_on_user_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: see the module."""
+    args = _parser().parse_args(argv)
+    _check(args)
+    if args.out is not None:
+        request = Request(args.train, args.eval, args.seed, args.label_noise)
+        written = make_dataset(args.out, request, overwrite=args.overwrite, workers=args.workers)
+        print(
+            f"{args.out}: {args.train} training and {args.eval} evaluation clips" + ("" if written else ", as before")
+        )
+    if args.example is not None:
+        events = make_example(args.example, args.seed, overwrite=args.overwrite)
+        print(f"{args.example}: {len(events)} events, listed in {args.example.with_suffix('.tsv')}")
+
+
+if __name__ == "__main__":
+    main()
