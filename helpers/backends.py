@@ -1,0 +1,98 @@
+"""What runs the network: waveforms in, probabilities per frame and per clip out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16")
+
+
+class Backend(Protocol):
+    """Runs a network on windows of equal length."""
+
+    labels: Sequence[str]
+
+    def __call__(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Waveforms [B, N] at 16 kHz -> probabilities per frame [B, C, T] and per clip [B, Cw], float32."""
+        ...
+
+
+class TorchBackend:
+    """Run a model of this project with PyTorch.
+
+    Arguments:
+        model: has `mel_forward`, `forward` and `labels` (models.SEDModel).
+        device: "cpu", "cuda", "cuda:1", "mps", ...
+        precision: one of `PRECISIONS`; the mel front end always computes in float32.
+    """
+
+    def __init__(self, model: nn.Module, device: str = "cpu", precision: str = "32-true") -> None:
+        import torch
+
+        if precision not in PRECISIONS:
+            raise UserError(f"unknown precision '{precision}': choose from {', '.join(PRECISIONS)}")
+        self.device = check_device(device)
+        self.model = model.to(self.device).eval()
+        self.labels: Sequence[str] = model.labels  # type: ignore[assignment]
+        number = precision.partition("-")[0]
+        self._dtype = {"16": torch.float16, "bf16": torch.bfloat16}.get(number)
+
+    def __call__(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        autocast = torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None)
+        with torch.inference_mode(), autocast:
+            batch = torch.from_numpy(waveforms).to(self.device)
+            strong, weak = self.model(self.model.mel_forward(batch))  # type: ignore[operator]
+            return strong.float().sigmoid().cpu().numpy(), weak.float().sigmoid().cpu().numpy()
+
+
+def check_device(name: str):  # type: ignore[no-untyped-def]
+    """The torch device of that name; UserError when this machine does not have it."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] or type(error).__name__
+        raise UserError(f"device '{name}' cannot be used here ({reason}): choose cpu, or leave --cuda away") from None
+    return device
+
+
+def load_torch_model(
+    model_name: str,
+    *,
+    seq_model_type: str | None = None,
+    seq_model_dim: int = 256,
+    pretrained: str = "strong",
+    checkpoint: str | Path | None = None,
+) -> nn.Module:
+    """Build the network of a name, a released checkpoint or a checkpoint file.
+
+    A file of this project's own training says itself which model it holds; for others the names count.
+    """
+    # Idle OpenMP threads must not spin beside the thread that decodes; torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import models
+    from models.checkpoints import read_checkpoint
+
+    if checkpoint is not None and "model_name" in read_checkpoint(checkpoint)[1]:
+        return models.load_model(checkpoint)
+    return models.create_model(
+        model_name,
+        seq_model_type=seq_model_type,
+        seq_model_dim=seq_model_dim,
+        pretrained=pretrained,
+        checkpoint=checkpoint,
+    )

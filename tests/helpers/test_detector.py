@@ -1,0 +1,134 @@
+"""The detector on a model whose answers are known (tests/tone_model.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from scipy.ndimage import median_filter
+
+from errors import UserError
+from helpers.audio_reader import Audio
+from helpers.detector import Detector
+from tests.tone_model import ToneModel, tones
+
+EVENTS = [(1.0, 2.0, "Sine wave"), (8.8, 12.0, "Siren"), (17.4, 18.4, "Beep, bleep"), (20.0, 24.2, "Siren")]
+
+
+def found(detection) -> list[tuple[float, float, str]]:
+    return [(e.onset, e.offset, e.label) for e in detection.tables[-1]]
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector(ToneModel(), batch_size=2)
+
+
+def close(events, expected, tolerance=0.041):
+    assert [e[2] for e in events] == [e[2] for e in expected]
+    times = [e[:2] for e in events], [e[:2] for e in expected]
+    np.testing.assert_allclose(*times, atol=tolerance)
+    return True
+
+
+def test_events_across_window_borders_are_found_whole(detector):
+    detection = detector.detect(Audio(tones(25, EVENTS)))
+    close(found(detection), EVENTS)
+    assert detection.duration == 25
+    event = detection.tables[-1][0]
+    assert event.mid == "/m/01v_m0" and 0.5 < event.mean_score <= event.peak_score <= 1
+
+
+@pytest.mark.parametrize("overlap", [0.0, 1.0, 5.0])
+def test_shifted_audio_gives_shifted_events(overlap):
+    detector = Detector(ToneModel(), overlap=overlap)
+    audio = tones(25, EVENTS)
+    shifted = np.concatenate([tones(3.7, []), audio])
+    events, later = (found(detector.detect(Audio(a))) for a in (audio, shifted))
+    close(later, [(on + 3.7, off + 3.7, label) for on, off, label in events])
+
+
+def test_overlap_zero_is_the_published_form():
+    """Windows side by side, the last one zero-padded, median filter over all frames: by hand, with scipy."""
+    audio = tones(25, EVENTS)
+    model = ToneModel()
+    with torch.inference_mode():
+        chunks = torch.from_numpy(np.pad(audio, (0, 5 * 16_000)).reshape(3, 160_000))
+        strong = model(model.mel_forward(chunks))[0].sigmoid().numpy()
+    expected = median_filter(np.concatenate(list(strong), axis=1)[:, :625], (1, 9), mode="reflect")
+    detection = Detector(model, overlap=0).detect(Audio(audio), keep_scores=True)
+    np.testing.assert_array_equal(detection.scores, expected)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.7, 9.99, 10.0, 10.01, 18.0, 18.03, 61.3])
+def test_25_frames_per_second_of_the_real_audio(detector, seconds):
+    audio = tones(seconds, [(0, seconds, "Siren")])
+    detection = detector.detect(Audio(audio), keep_scores=True)
+    assert detection.scores is not None and detection.scores.shape == (4, int(np.ceil(len(audio) / 640)))
+    sirens = [e for e in detection.tables[-1] if e.label == "Siren"]
+    assert len(sirens) == 1 and sirens[0].onset == 0
+    last_full_frame = len(audio) // 640 * 0.04  # what is left of a frame may be too short to be heard
+    assert last_full_frame - 1e-9 <= sirens[0].offset <= len(audio) / 16_000
+
+
+def test_batch_size_does_not_matter():
+    audio = Audio(tones(61.3, EVENTS))
+    one, many = (Detector(ToneModel(), batch_size=n).detect(audio, keep_scores=True) for n in (1, 16))
+    np.testing.assert_allclose(one.scores, many.scores, atol=1e-6)
+
+
+def test_scores_come_in_blocks_for_long_audio(detector):
+    blocks = []
+    detection = detector.detect(Audio(tones(125, EVENTS)), keep_scores=True, on_scores=blocks.append)
+    assert max(block.shape[1] for block in blocks) <= 500 < 3125
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), detection.scores)
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "ending"),
+    [(8000, 1, "wav"), (16000, 2, "flac"), (22050, 1, "ogg"), (44100, 2, "mp3"), (48000, 8, "wav"), (96000, 1, "aiff")],
+)
+def test_any_format_rate_and_channels(detector, tmp_path, rate, channels, ending):
+    path = tmp_path / f"audio.{ending}"
+    events = [e for e in EVENTS if e[2] != "Dial tone"]
+    soundfile.write(path, np.repeat(tones(25, events, rate)[:, None], channels, axis=1), rate)
+    close(found(detector.detect(path)), events, 0.061)
+
+
+def test_one_channel_can_be_chosen():
+    audio = np.stack([tones(10, [(1, 2, "Siren")]), tones(10, [(4, 5, "Siren")])], axis=1)
+    second = Detector(ToneModel(), channel=1).detect(Audio(audio))
+    close(found(second), [(4, 5, "Siren")])
+    with pytest.raises(UserError, match="no channel 2"):
+        Detector(ToneModel(), channel=2).detect(Audio(audio))
+
+
+def test_several_thresholds_give_a_table_each():
+    detection = Detector(ToneModel(), detection_thresholds=[1.0, 0.2, 0.5]).detect(Audio(tones(25, EVENTS)))
+    assert [len(table) for table in detection.tables] == [4, 4, 0]
+    assert [table.threshold.tolist()[:1] for table in detection.tables[:2]] == [[np.float32(0.2)], [0.5]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"detection_thresholds": [0.5, 1.5]}, "detection_thresholds is 1.5"),
+        ({"detection_thresholds": [float("nan")]}, "detection_thresholds is nan"),
+        ({"detection_thresholds": []}, "detection_thresholds is empty"),
+        ({"median_window": 8}, "median_window is 8"),
+        ({"median_window": 0}, "median_window is 0"),
+        ({"hysteresis": -0.1}, "hysteresis is -0.1"),
+        ({"overlap": 6.0}, "overlap is 6.0"),
+        ({"window": 0.1}, "window is 0.1"),
+        ({"min_duration": -1.0}, "min_duration is -1.0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"medain_window": 9}, "did you mean --median_window"),
+        ({"device": "cuda:77"}, "device 'cuda:77'"),
+        ({"device": "toaster"}, "device 'toaster'"),
+        ({"precision": "8"}, "precision '8'"),
+    ],
+)
+def test_bad_options_name_the_option_and_the_value(options, message):
+    with pytest.raises(UserError, match=message):
+        Detector(ToneModel(), **options)

@@ -1,0 +1,129 @@
+"""Output files: whole or not at all, nothing foreign destroyed, opened by readers that did not write them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import sed_eval  # noqa: F401  (checks that the DCASE reader of the field is there)
+
+from errors import UserError
+from helpers.events import ClassName, decode_events
+from helpers.outputs import OutputFolder, dcase_tsv, format_table, read_true_events, seconds
+
+CLASSES = [ClassName("Speech", "/m/09x0r"), ClassName('Tab\there, "quoted"', "")]
+
+
+def some_events(n: int = 3):
+    scores = np.full((2, 10 * n), 0.01, np.float32)
+    for i in range(n):
+        scores[i % 2, 10 * i + 2 : 10 * i + 7] = 0.6 + i / 10 % 0.3
+    return decode_events(scores, CLASSES, 0.5, duration=0.4 * n)
+
+
+def test_dcase_tsv_read_back_by_dcase_util(tmp_path):
+    import dcase_util
+
+    path = tmp_path / "a.tsv"
+    path.write_text(dcase_tsv([("clip one.wav", event) for event in some_events()]))
+    read = dcase_util.containers.MetaDataContainer().load(str(path), delimiter="\t")
+    assert [(e.filename, e.onset, e.offset, e.event_label) for e in read] == [
+        ("clip one.wav", 0.08, 0.28, "Speech"),
+        ("clip one.wav", 0.48, 0.68, 'Tab here, "quoted"'),
+        ("clip one.wav", 0.88, 1.08, "Speech"),
+    ]
+
+
+def test_dcase_tsv_read_back_by_pandas(tmp_path):
+    (tmp_path / "a.tsv").write_text(dcase_tsv([("a.wav", event) for event in some_events()]))
+    table = pd.read_csv(tmp_path / "a.tsv", sep="\t", quoting=3)
+    assert list(table.columns) == ["filename", "onset", "offset", "event_label"]
+    assert table.onset.tolist() == [0.08, 0.48, 0.88]
+
+
+def test_times_are_rounded_down():
+    assert [seconds(t) for t in (0, 0.04, 0.28, 9.9999, 3599.9600000000005, 1.0005)] == [
+        "0.000", "0.040", "0.280", "9.999", "3599.960", "1.000",
+    ]  # fmt: skip
+
+
+def test_the_table_for_the_screen():
+    lines = format_table(some_events(), limit=2).splitlines()
+    assert len(lines) == 4 and "Speech" in lines[1] and lines[-1].strip() == "... and 1 more"
+    assert format_table(some_events().select(np.zeros(0, int))).strip() == "no events"
+
+
+def test_own_files_are_replaced_and_foreign_ones_kept(tmp_path):
+    OutputFolder(tmp_path / "out").write_text("a.tsv", "first")
+    path = OutputFolder(tmp_path / "out").write_text("a.tsv", "second")  # a second run of the program
+    assert path.read_text() == "second"
+    path.write_text("corrected by hand")
+    with pytest.raises(UserError, match=r"a\.tsv.*--overwrite"):
+        OutputFolder(tmp_path / "out").write_text("a.tsv", "third")
+    assert path.read_text() == "corrected by hand"
+    OutputFolder(tmp_path / "out", overwrite=True).write_text("a.tsv", "fourth")
+    assert path.read_text() == "fourth"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    folder = OutputFolder(tmp_path)
+    folder.write_text("a.tsv", "whole")
+
+    def fail(path):
+        path.write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        folder.write("a.tsv", fail)
+    assert (tmp_path / "a.tsv").read_text() == "whole"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".efficientsed.jsonl", "a.tsv"]
+
+
+def test_a_ledger_cut_by_a_killed_run_does_no_harm(tmp_path):
+    OutputFolder(tmp_path).write_text("a.tsv", "one")
+    with (tmp_path / ".efficientsed.jsonl").open("a") as ledger:
+        ledger.write('{"name": "b.ts')
+    OutputFolder(tmp_path).write_text("a.tsv", "two")
+
+
+def test_no_way_out_of_the_folder(tmp_path):
+    with pytest.raises(UserError, match="out of the folder"):
+        OutputFolder(tmp_path / "out").write_text("../evil.tsv", "")
+
+
+DCASE = "filename\tonset\toffset\tevent_label\nx/a.wav\t0.5\t1.5\tSpeech\nb.wav\t0\t1\tDog\na.wav\t2\t3\t/m/0bt9lr\n"
+GOOGLE = (
+    "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
+    "abc_efghij__30000\t0.5\t1.5\t/m/09x0r\nabc_efghij__90000\t7\t8\t/m/09x0r\nabc_efghi-k_30000\t2\t3\t/m/0bt9lr\n"
+)
+NAMES = {"/m/09x0r": "Speech", "/m/0bt9lr": "Dog"}
+
+
+def test_true_events_in_dcase_form(tmp_path):
+    (tmp_path / "t.tsv").write_text(DCASE)
+    true = read_true_events(tmp_path / "t.tsv", "some/folder/a.flac", NAMES)
+    assert (true.onset, true.offset, true.label) == ([0.5, 2.0], [1.5, 3.0], ["Speech", "Dog"])
+
+
+@pytest.mark.parametrize("name", ["Yabc_efghi-k.mp3", "abc_efghi-k.wav", "Yabc_efghi-k_30000.wav", "abc_efghi-k"])
+def test_true_events_in_audioset_form(tmp_path, name):
+    (tmp_path / "t.tsv").write_text(GOOGLE)
+    true = read_true_events(tmp_path / "t.tsv", name, NAMES)
+    assert (true.onset, true.label) == ([2.0], ["Dog"])
+
+
+def test_takes_of_one_recording_are_not_mixed_up(tmp_path):
+    (tmp_path / "t.tsv").write_text("filename\tonset\toffset\tevent_label\nrec_1.wav\t0\t1\tA\nrec_2.wav\t0\t1\tB\n")
+    assert read_true_events(tmp_path / "t.tsv", "rec_2.wav", {}).label == ["B"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a\tb\n1\t2\n", "lack a column for onset, offset, label"), ("onset\toffset\tlabel\n1\tx\tA\n", "line 2")],
+)
+def test_bad_annotations(tmp_path, text, message):
+    (tmp_path / "t.tsv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_true_events(tmp_path / "t.tsv", "a.wav", {})
+    with pytest.raises(UserError, match="cannot be read"):
+        read_true_events(tmp_path / "none.tsv", "a.wav", {})
