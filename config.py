@@ -18,7 +18,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from errors import UserError
 
@@ -50,6 +50,8 @@ def option(
 @dataclass
 class ModelOptions:
     """Which model, and which weights it starts from."""
+
+    given: ClassVar[frozenset[str]] = frozenset()  # options that were named on the command line or in a file
 
     model_name: str = option("fmn10", "backbone, e.g. fmn04, fmn10, fmn30 (all: python inference.py --list_models)")
     seq_model_type: str | None = option(None, "sequence model on top of it", choices=SEQUENCE_MODELS)
@@ -310,7 +312,10 @@ def parse(cls: type[T], argv: Sequence[str] | None = None) -> T:
         raise UserError(f"unknown option '{word}'" + (f"; did you mean {' or '.join(near)}?" if near else ""))
     values = vars(given)
     config_file = values.pop("config", None)
-    return build(cls, {**(read_yaml(config_file) if config_file else {}), **values})
+    values = {**(read_yaml(config_file) if config_file else {}), **values}
+    options = build(cls, values)
+    options.given = frozenset(values)  # type: ignore[attr-defined]
+    return options
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""Train or evaluate a sound event detector on AudioSet Strong.
+
+python ex_audioset_strong.py --data_dir=DIR --model_name=fmn10 --seq_model_type=tf --pretrained=weak
+python ex_audioset_strong.py --data_dir=DIR --checkpoint=runs/as_strong/best.ckpt --evaluate
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy waiting starves the data workers
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import config
+from errors import exit_on_user_error
+
+log = logging.getLogger("efficientsed")
+
+
+@exit_on_user_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Options -> data, module, trainer -> fit or evaluate."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    options = config.parse(config.StrongOptions, argv)
+    from helpers import run  # torch is imported from here on: wrong options are refused at once
+
+    run.prepare()
+    if options.resume is not None:
+        options = run.resumed_options(options, argv)
+    data_dir = config.data_dir(options.data_dir)
+    (evaluate if options.evaluate else train)(options, data_dir)
+
+
+def train(options: config.StrongOptions, data_dir: Path) -> None:
+    """Train, validate now and then, and keep the best and the last checkpoint."""
+    from data_util.audioset import AudioSetStrong
+    from helpers import run
+    from helpers.callbacks import ReportCorruptClips
+    from helpers.lit_module import SEDModule
+
+    pseudo_labels = options.pseudo_labels_file if options.distillation_loss_weight > 0 else None
+    train_set = AudioSetStrong(data_dir, "train", pseudo_labels=pseudo_labels)
+    eval_set = AudioSetStrong(data_dir, "eval")
+    model = run.build_model(options)
+    module = SEDModule(model, options, eval_set.ground_truth(), eval_set.durations())
+    loader = run.train_loader(train_set, options)
+    folder = run.run_dir(options)
+    trainer = run.make_trainer(options, folder, len(loader), options.n_epochs, ReportCorruptClips(train_set, eval_set))
+    config.write_yaml(options, folder / run.CONFIG_FILE)
+    log.info("%s", run.describe(options, module, trainer, folder, train_set, eval_set))
+    run.fit(trainer, module, loader, run.eval_loader(eval_set, options), options)
+    run.report(folder, trainer, module, "last epoch")
+
+
+def evaluate(options: config.StrongOptions, data_dir: Path) -> None:
+    """Score a checkpoint on the evaluation clips."""
+    from data_util.audioset import AudioSetStrong
+    from helpers import run
+    from helpers.callbacks import ReportCorruptClips
+    from helpers.lit_module import SEDModule
+
+    eval_set = AudioSetStrong(data_dir, "eval")
+    module = SEDModule(run.build_model(options), options, eval_set.ground_truth(), eval_set.durations())
+    folder = run.run_dir(options)
+    trainer = run.make_trainer(options, folder, 1, 1, ReportCorruptClips(eval_set))
+    config.write_yaml(options, folder / run.CONFIG_FILE)
+    trainer.validate(module, run.eval_loader(eval_set, options), verbose=False)
+    run.report(folder, trainer, module, "evaluation")
+
+
+if __name__ == "__main__":
+    main()
