@@ -64,7 +64,9 @@ def decode_channels(data: _Bytes | np.ndarray, *, max_seconds: float | None = No
     if len(audio) == 0:
         raise DecodeError("no samples")
     # One NaN or infinity makes the sum so; a finite sum can only come from finite samples.
-    if not np.isfinite(audio.sum(dtype=np.float64)):
+    with np.errstate(invalid="ignore"):
+        total = audio.sum(dtype=np.float64)
+    if not np.isfinite(total):
         raise DecodeError("samples that are not finite")
     return audio, rate
 
