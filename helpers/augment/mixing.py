@@ -62,7 +62,8 @@ class Mixstyle(Draw):
         weight: [B] in [0, 1], the share of the clip's own statistics; 1 leaves the clip as it is.
 
     Source: Zhou et al., "Domain Generalization with MixStyle", ICLR 2021, with the statistics per frequency band
-    of Kim et al., "Domain Generalization with Relaxed Instance Frequency-wise Normalization", Interspeech 2022.
+    of Kim et al., "Domain Generalization with Relaxed Instance Frequency-wise Normalization for Multi-device
+    Acoustic Scene Classification", Interspeech 2022.
     """
 
     partner: Tensor

@@ -80,10 +80,8 @@ def test_mixup_folds_only_on_request(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("per_clip", [False, True])
 def test_mixstyle_equals_a_loop_over_clips_and_bands(generator: torch.Generator, per_clip: bool) -> None:
     draw = draw_mixstyle(5, 0.999 if not per_clip else 0.6, generator, per_clip=per_clip)
-    mel = (
-        torch.randn(5, 1, 6, 50, dtype=torch.float64) * torch.arange(1, 7)[:, None]
-        + torch.arange(5)[:, None, None, None]
-    )
+    mel = torch.randn(5, 1, 6, 50, dtype=torch.float64) * torch.arange(1, 7)[:, None]  # own spread per band
+    mel += torch.arange(5)[:, None, None, None]  # own level per clip
     got = draw.signal(mel).numpy()
     x = mel.numpy()[:, 0]
     for i in range(5):
