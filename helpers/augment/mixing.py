@@ -48,8 +48,8 @@ class Wavmix(Mixup):
     """Mixup of waveforms without their means, so that an offset of one recording does not reach the mixture."""
 
     def signal(self, x: Tensor) -> Tensor:
-        mixed = self._blend(x - x.mean(-1, keepdim=True))
-        mixed = mixed - mixed.mean(-1, keepdim=True)
+        mixed = self._blend(x)
+        mixed = mixed - mixed.mean(-1, keepdim=True)  # takes out the means of both: the mean is linear
         return torch.where(clipwise(self.weight < 1, x), mixed, x)
 
 
