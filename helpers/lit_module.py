@@ -19,7 +19,6 @@ from helpers.event_scores import Event, StrongEvaluator
 from models.checkpoints import METADATA_KEY
 from models.sed_model import SEDModel
 
-MEL_JITTER_FMIN, MEL_JITTER_FMAX, MEL_JITTER_WIDTH = 10, 8000, 2000  # Hz, see draw_mel_range
 NEVER = torch.iinfo(torch.int64).max
 SCRATCH_BN_MOMENTUM = 0.1  # the published 0.01 lags behind for the first hundreds of steps
 
@@ -41,13 +40,6 @@ def step_generator(seed: int, *position: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state) >> 1)
 
 
-def draw_mel_range(generator: torch.Generator) -> dict[str, float]:
-    """Edges of the mel filters of one training batch: fmin 0 ... 9 Hz, fmax 6001 ... 8000 Hz."""
-    fmin = torch.randint(MEL_JITTER_FMIN, (), generator=generator)
-    fmax = MEL_JITTER_FMAX - torch.randint(MEL_JITTER_WIDTH, (), generator=generator)
-    return {"fmin": float(fmin), "fmax": float(fmax)}
-
-
 class SEDModule(pl.LightningModule):
     """Training and validation of a detector on strongly labelled clips.
 
@@ -66,7 +58,7 @@ class SEDModule(pl.LightningModule):
         durations: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.train()  # Lightning keeps the mode that it finds
         self.options = options
         self.ground_truth = ground_truth or {}
         self.durations = durations or {}
@@ -107,7 +99,7 @@ class SEDModule(pl.LightningModule):
         batch = augment.augment_waveform(batch, self.augmentations, generator)
         mel_range: dict[str, float] = {}
         if self.options.mel_jitter and self.model.model.has_mel_range:
-            mel_range = draw_mel_range(generator)
+            mel_range = dict(zip(("fmin", "fmax"), augment.draw_mel_range(generator), strict=True))
         mel = self.model.mel_forward(batch.x, **mel_range)
         return augment.augment_mel(replace(batch, x=mel), self.augmentations, generator)
 

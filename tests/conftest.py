@@ -31,3 +31,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         if "network" in item.keywords and "network" not in (config.option.markexpr or ""):
             item.add_marker(pytest.mark.skip(reason="needs the internet: run with -m network"))
+
+
+@pytest.fixture(scope="session")
+def synthetic_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic data set in the packed format: 24 training and 8 evaluation clips."""
+    from data_util import synthetic
+
+    folder = tmp_path_factory.mktemp("synthetic")
+    synthetic.main(["--out", str(folder), "--train", "24", "--eval", "8", "--seed", "5"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest useful data set: 6 training and 3 evaluation clips."""
+    from data_util import synthetic
+
+    folder = tmp_path_factory.mktemp("tiny")
+    synthetic.main(["--out", str(folder), "--train", "6", "--eval", "3", "--seed", "6"])
+    return folder

@@ -1,0 +1,126 @@
+"""A training step equals an independent computation; a loss that is not a number stops the run."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+import config
+from helpers.lit_module import SEDModule, TrainingDivergedError, step_generator
+from models import create_model
+
+PLAIN = {
+    "pretrained": "scratch",
+    "wavmix_p": 0.0,
+    "frame_shift_range": 0.0,
+    "mixup_p": 0.0,
+    "mel_jitter": False,
+    "accumulate_grad_batches": 1,
+}
+
+
+class Clips(torch.utils.data.Dataset):
+    """Random clips of 2 s with labels and a teacher's logits."""
+
+    def __init__(self, n_clips: int = 2, bad: bool = False) -> None:
+        generator = torch.Generator().manual_seed(7)
+        self.samples = [
+            {
+                "audio": torch.randn(32_000, generator=generator) * (float("nan") if bad else 0.1),
+                "strong": (torch.rand(447, 50, generator=generator) < 0.05).float(),
+                "pseudo_logits": torch.randn(447, 50, generator=generator).half(),
+                "has_pseudo": i != 1,
+                "clip_id": f"Y{i}",
+                "valid": True,
+            }
+            for i in range(n_clips)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.samples[index]
+
+
+class Gradients(pl.Callback):
+    """Keeps the gradients of the first optimiser step, and its loss."""
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        self.gradients = {n: p.grad.clone() for n, p in pl_module.model.named_parameters() if p.grad is not None}
+        self.loss = float(trainer.callback_metrics["train/loss"])
+
+
+def run_one_step(module: SEDModule, clips: Clips, folder: Path) -> Gradients:
+    gradients = Gradients()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        callbacks=[gradients],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, DataLoader(clips, batch_size=len(clips)))
+    return gradients
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.9])
+def test_loss_and_gradients_equal_an_independent_computation(weight: float, tmp_path: Path) -> None:
+    """Float64, the cross-entropy written out: softplus(z) - z * target."""
+    torch.manual_seed(3)
+    model = create_model("fmn04", seq_model_type="gru", seq_model_dim=32)
+    reference = copy.deepcopy(model).double().train()
+    options = config.StrongOptions(**PLAIN, distillation_loss_weight=weight, pseudo_labels_file=Path("teacher.hdf"))
+    clips = Clips()
+    step = run_one_step(SEDModule(model, options), clips, tmp_path)
+
+    audio = torch.stack([s["audio"] for s in clips.samples])
+    labels = np.stack([s["strong"].double().numpy() for s in clips.samples])
+    teacher = np.stack([1 / (1 + np.exp(-s["pseudo_logits"].double().numpy())) for s in clips.samples])
+    teacher[1] = labels[1]  # this clip has no pseudo label
+    target = torch.from_numpy(weight * teacher + (1 - weight) * labels)
+    z, _ = reference(create_model("fmn04").mel_forward(audio).double())
+    loss = (torch.log1p(torch.exp(-z.abs())) + z.clamp_min(0) - z * target).sum() / z.numel()
+    loss.backward()
+
+    assert step.loss == pytest.approx(loss.item(), abs=1e-6)
+    expected = {n: p.grad for n, p in reference.named_parameters() if p.grad is not None}
+    assert step.gradients.keys() == expected.keys()
+    assert not any(name.startswith("weak_head") for name in expected)
+    largest = max(gradient.abs().max().item() for gradient in expected.values())
+    for name, gradient in step.gradients.items():
+        # a bias in front of another batch norm has gradient 0: there only rounding is left to compare
+        scale = max(expected[name].abs().max().item(), 1e-3 * largest)
+        torch.testing.assert_close(gradient.double(), expected[name], rtol=0, atol=1e-3 * scale, msg=name)
+
+
+def test_a_loss_that_is_no_number_names_the_step(tmp_path: Path) -> None:
+    module = SEDModule(create_model("fmn04"), config.StrongOptions(**PLAIN))
+    with pytest.raises(TrainingDivergedError, match="optimiser step 0"):
+        run_one_step(module, Clips(bad=True), tmp_path)
+
+
+def test_step_generator_depends_on_the_position_alone() -> None:
+    draws = {
+        torch.rand((), generator=step_generator(*key)).item() for key in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]
+    }
+    assert len(draws) == 4
+    assert torch.rand(3, generator=step_generator(4, 2, 1)).equal(torch.rand(3, generator=step_generator(4, 2, 1)))
+
+
+def test_scratch_runs_follow_their_batch_statistics_faster() -> None:
+    momenta = {}
+    for pretrained in ("scratch", "weak"):
+        module = SEDModule(create_model("fmn04"), config.StrongOptions(pretrained=pretrained))
+        momenta[pretrained] = module.model.model.fmn.features[0][1].momentum
+    assert momenta == {"scratch": 0.1, "weak": 0.01}
