@@ -45,12 +45,12 @@ def windowed_embedding(
     starts = window_starts(n_frames, window_frames, n_window, overlap_frames)
     if len(starts) == 1:
         embedding = _short_embedding(backbone, mel[..., :window_frames], min(n_target, n_window), window_frames)
-        return _extended(embedding, n_target)
+        return _fitted(embedding, n_target)
     # rows of the big batch: all clips' first windows, then all clips' second windows, ...
     windows = torch.cat([mel[..., start : start + window_frames] for start in starts])
     parts = [resample_frames(backbone(part), n_window) for part in windows.split(windows_per_pass)]
     embeddings = torch.cat(parts).unflatten(0, (len(starts), -1))  # [windows, B, n_window, C]
-    return _extended(_cross_fade(embeddings, [start // MEL_PER_FRAME for start in starts], overlap_frames), n_target)
+    return _fitted(_cross_fade(embeddings, [start // MEL_PER_FRAME for start in starts], overlap_frames), n_target)
 
 
 def window_starts(n_frames: int, window_frames: int, n_window: int, overlap_frames: int) -> list[int]:
@@ -66,11 +66,12 @@ def window_starts(n_frames: int, window_frames: int, n_window: int, overlap_fram
 def _short_embedding(backbone: TransformerBackbone, mel: Tensor, n_target: int, window_frames: int) -> Tensor:
     """Embedding of a mel that fits into one window, in step with the audio: a last, begun patch is completed."""
     patch, n_frames = backbone.patch_frames, mel.shape[-1]
-    needed = math.ceil(n_target * MEL_PER_FRAME / patch) * patch
-    padding = min(max(n_frames, needed), window_frames) - n_frames
-    mel = F.pad(mel, (0, padding), value=backbone.pad_value)
-    n_covered = mel.shape[-1] // patch * patch // MEL_PER_FRAME  # output frames that the patches span
-    return resample_frames(backbone(mel), max(n_target, n_covered))[:, :n_target]
+    n_patches = min(math.ceil(n_frames / patch), math.ceil(n_target * MEL_PER_FRAME / patch))
+    padded = min(max(n_frames, n_patches * patch), window_frames)
+    embedding = backbone(F.pad(mel, (0, padded - n_frames), value=backbone.pad_value))
+    n_covered = padded // patch * patch // MEL_PER_FRAME  # output frames that the patches span
+    # a full window lacks part of a patch; its embedding is stretched over all of it, as published
+    return resample_frames(embedding, max(n_covered, n_target) if padded == window_frames else n_covered)
 
 
 def _cross_fade(embeddings: Tensor, starts: list[int], overlap_frames: int) -> Tensor:
@@ -91,7 +92,7 @@ def _cross_fade(embeddings: Tensor, starts: list[int], overlap_frames: int) -> T
     return (total / norm).to(embeddings.dtype)
 
 
-def _extended(embedding: Tensor, n_target: int) -> Tensor:
+def _fitted(embedding: Tensor, n_target: int) -> Tensor:
     """The first `n_target` frames of [B, T, C]; a last one that is only just begun repeats its neighbour."""
     missing = n_target - embedding.shape[1]
     if missing <= 0:

@@ -6,11 +6,13 @@ clip-wise original is PaSST (Koutini et al., Interspeech 2022).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.mel import EVAL_FMAX, EVAL_FMIN, N_MELS, WINDOW, LogMel
+from models.mel import EVAL_FMAX, EVAL_FMIN, FLOOR, N_MELS, WINDOW, LogMel
 from models.registry import register_backbone
 from models.transformers.vit_blocks import (
     N_HEADS,
@@ -92,8 +94,8 @@ class FPaSSTBackbone(TransformerBackbone):
 
     window_frames = 1000
     edge_samples = 0
-    patch_frames = 1  # the stem completes the last group of four frames itself
-    pad_value = 0.0
+    patch_frames = 4
+    pad_value = (math.log(FLOOR) + 4.5) / 5.0  # silence
     has_mel_range = True
     depth_patterns = vit_depths("fpasst", r"\w+_token|\w*pos_embed|conv_in_\d|patch_embed")
     key_map = ((r"^model\.(?!fpasst\.)", "model.fpasst."),)
