@@ -1,0 +1,423 @@
+"""Compiled inner loops over score curves: median filter, false positives and true positives at every threshold.
+
+numba compiles a function on its first call and keeps the result on disk, so importing costs nothing and the second
+process starts at once. All of them stay in this one file because numba's disk cache notices changes only in the file
+of the function that is called. They release the GIL: callers run them in threads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+
+class Batch(NamedTuple):
+    """Scores of B clips on their time grids."""
+
+    scores: np.ndarray  # float32 or float64 [B, C, T]
+    windows: np.ndarray  # int64 [C], odd median windows
+    n_frames: np.ndarray  # int64 [B], frames that lie inside the clip
+    stamps: np.ndarray  # float64 [B, T + 1], frame k lasts from stamps[k] to stamps[k + 1] seconds
+    n_segments: np.ndarray  # int64 [B]
+    segment_bounds: np.ndarray  # float64 [B, S + 1], seconds
+    segment_frames: np.ndarray  # int64 [B, S, 2], first frame and last frame + 1 of each segment
+    gaps: np.ndarray  # bool [B], whether a segment has no frame
+
+
+class Events(NamedTuple):
+    """Ground truth of the same clips, in two orders."""
+
+    first: np.ndarray  # int64 [C * B + 1]: events first[c * B + b] ... first[c * B + b + 1] - 1 of class c in clip b
+    onsets: np.ndarray  # float64 [E], sorted by class, clip, onset
+    offsets: np.ndarray  # float64 [E]
+    clip_first: np.ndarray  # int64 [B + 1], the same for the arrays below
+    clip_label: np.ndarray  # int64 [E], sorted by clip, class, onset
+    clip_onsets: np.ndarray  # float64 [E]
+    clip_offsets: np.ndarray  # float64 [E]
+
+
+class Criteria(NamedTuple):
+    """What counts as a detection, and below which score nothing is needed any more."""
+
+    dtc: float
+    gtc: float
+    cttc: float  # below 0: no cross triggers
+    floor: np.ndarray  # float64 [C], for detections
+    segment_floor: np.ndarray  # float64 [C], for segments without event
+
+
+class Found(NamedTuple):
+    """Output, one row per class; `counts` says how much of each row is used."""
+
+    counts: np.ndarray  # int64 [C, 6]: turns, steps, triggers, peaks, quiet segments, active segments
+    bad_clip: np.ndarray  # int64 [C], first clip with NaN or infinite scores, or -1
+    turn_score: np.ndarray  # [C, B * T], classes absent from a clip: number of detections changes by turn_sign
+    turn_sign: np.ndarray  # int8
+    turn_clip: np.ndarray  # int32
+    step_score: np.ndarray  # [C, B * T], classes present in a clip: changes of false and true positives
+    step_fp: np.ndarray  # int32
+    step_tp: np.ndarray  # int32
+    step_clip: np.ndarray  # int32
+    trigger_score: np.ndarray  # [C, *], cross triggers with class trigger_other change by trigger_change
+    trigger_change: np.ndarray  # int32
+    trigger_other: np.ndarray  # int32
+    trigger_clip: np.ndarray  # int32
+    peak_score: np.ndarray  # [C, B], highest score of a clip without the class
+    peak_clip: np.ndarray  # int32
+    quiet: np.ndarray  # [C, B * S], highest scores of the segments without the class
+    active: np.ndarray  # [C, B * S], and of those with it
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _min(a, b):  # type: ignore[no-untyped-def]  # numba infers the types
+    return a if a < b else b
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _max(a, b):  # type: ignore[no-untyped-def]
+    return b if a < b else a
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _median3(a, b, c):  # type: ignore[no-untyped-def]
+    return _max(_min(a, b), _min(_max(a, b), c))
+
+
+@njit(nogil=True, cache=True)
+def _reflect_pad(x, half, padded):  # type: ignore[no-untyped-def]
+    """Copies x into the middle of `padded` [len(x) + 2 * half] and mirrors it at both ends (d c b a | a b c d)."""
+    length = len(x)
+    period = 2 * length
+    padded[half : half + length] = x
+    for i in range(half):
+        j = (-1 - i) % period
+        padded[half - 1 - i] = x[j] if j < length else x[period - 1 - j]
+        j = (length + i) % period
+        padded[half + length + i] = x[j] if j < length else x[period - 1 - j]
+
+
+@njit(nogil=True, cache=True)
+def _median9(p, out):  # type: ignore[no-untyped-def]
+    """Median of 9 neighbours without branches, so that the compiler can use vector instructions.
+
+    The median of nine is the median of (largest minimum, median of the medians, smallest maximum) of three disjoint
+    triples (Paeth, "Median finding on a 3x3 grid", Graphics Gems, 1990).
+    """
+    for i in range(len(out)):
+        a, b, c = p[i], p[i + 1], p[i + 2]
+        d, e, f = p[i + 3], p[i + 4], p[i + 5]
+        g, h, k = p[i + 6], p[i + 7], p[i + 8]
+        low = _max(_max(_min(_min(a, b), c), _min(_min(d, e), f)), _min(_min(g, h), k))
+        high = _min(_min(_max(_max(a, b), c), _max(_max(d, e), f)), _max(_max(g, h), k))
+        mid = _median3(_median3(a, b, c), _median3(d, e, f), _median3(g, h, k))
+        out[i] = _median3(low, mid, high)
+
+
+@njit(nogil=True, cache=True)
+def _sliding_median(p, window, out):  # type: ignore[no-untyped-def]
+    """Keeps the window sorted while it slides: one removal and one insertion per frame."""
+    ordered = np.sort(p[:window])
+    half = window // 2
+    out[0] = ordered[half]
+    for i in range(1, len(out)):
+        new = p[i + window - 1]
+        j = np.searchsorted(ordered, p[i - 1])
+        while j + 1 < window and ordered[j + 1] < new:
+            ordered[j] = ordered[j + 1]
+            j += 1
+        while j > 0 and ordered[j - 1] > new:
+            ordered[j] = ordered[j - 1]
+            j -= 1
+        ordered[j] = new
+        out[i] = ordered[half]
+
+
+@njit(nogil=True, cache=True)
+def _median_row(x, window, padded, out):  # type: ignore[no-untyped-def]
+    """Median filter of one curve x [T] into out [T]; `padded` is scratch of at least T + window - 1 values."""
+    if window == 1:
+        out[:] = x
+        return
+    half = window // 2
+    p = padded[: len(x) + 2 * half]
+    _reflect_pad(x, half, p)
+    if window == 9:
+        _median9(p, out)
+    else:
+        _sliding_median(p, window, out)
+
+
+@njit(nogil=True, cache=True)
+def median_rows(x, windows, out):  # type: ignore[no-untyped-def]
+    """Median filter of the rows of x [N, T] into out [N, T]; row n uses windows[n % len(windows)]."""
+    padded = np.empty(x.shape[1] + windows.max() - 1, x.dtype)
+    for n in range(x.shape[0]):
+        _median_row(x[n], windows[n % len(windows)], padded, out[n])
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _round6(x):  # type: ignore[no-untyped-def]
+    """Rounds seconds to 6 decimals as NumPy does, so that sums of frames compare equal to what they mean."""
+    return np.rint(x * 1e6) / 1e6
+
+
+@njit(nogil=True, cache=True)
+def _overlap(start, end, onsets, offsets, first, last):  # type: ignore[no-untyped-def]
+    """Seconds of [start, end) inside the events first ... last - 1."""
+    total = 0.0
+    for e in range(first, last):
+        total += max(min(end, offsets[e]) - max(start, onsets[e]), 0.0)
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _turning_points(y, floor, out_score, out_sign, n):  # type: ignore[no-untyped-def]
+    """Appends +1 at each local maximum of y and -1 at each local minimum, as far as they reach `floor`.
+
+    The sum of the signs at or above a threshold is the number of runs of frames above it (before the first and
+    after the last frame the curve counts as minus infinity). Returns the new length of the output.
+    """
+    rising = True
+    last = y[0]
+    for t in range(1, len(y)):
+        value = y[t]
+        if rising:
+            if value < last:
+                if last >= floor:
+                    out_score[n], out_sign[n] = last, 1
+                    n += 1
+                rising = False
+        elif value > last:
+            if last >= floor:
+                out_score[n], out_sign[n] = last, -1
+                n += 1
+            rising = True
+        last = value
+    if rising and last >= floor:
+        out_score[n], out_sign[n] = last, 1
+        n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _level_index(levels, value):  # type: ignore[no-untyped-def]
+    """Position of `value` in the descending array `levels`; len(levels) when it is below all of them."""
+    low, high = 0, len(levels)
+    while low < high:
+        middle = (low + high) // 2
+        if levels[middle] > value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(nogil=True, cache=True)
+def _detection_tree(y, levels, top, bottom, start, end):  # type: ignore[no-untyped-def]
+    """Lists every detection that some threshold produces.
+
+    A detection is a run of frames start ... end - 1 that exists for the thresholds levels[top] down to, but without,
+    levels[bottom], where it grows or merges (bottom = len(levels): never). Each curve has at most T of them, found in
+    one pass with a stack of the runs that are still open. Returns their number.
+    """
+    n = len(y)
+    open_value = np.empty(n + 1, y.dtype)
+    open_start = np.empty(n + 1, np.int64)
+    depth = 0
+    found = 0
+    for t in range(n + 1):
+        first = t
+        while depth > 0 and (t == n or open_value[depth - 1] > y[t]):
+            depth -= 1
+            value, first = open_value[depth], open_start[depth]
+            below = len(levels)
+            if t < n:
+                below = _level_index(levels, y[t])
+            if depth > 0:
+                below = min(below, _level_index(levels, open_value[depth - 1]))
+            top[found], bottom[found] = _level_index(levels, value), below
+            start[found], end[found] = first, t
+            found += 1
+        if t < n and (depth == 0 or open_value[depth - 1] < y[t]):
+            open_value[depth], open_start[depth] = y[t], first
+            depth += 1
+    return found
+
+
+@njit(nogil=True, cache=True)
+def _matched_curve(y, stamps, onsets, offsets, first, last, dtc, gtc):  # type: ignore[no-untyped-def]
+    """Compares the detections of one curve with the events first ... last - 1 of its class.
+
+    Returns the distinct scores in descending order, at each the change of the false and of the true positives when
+    the threshold falls to it, and the tree of detections with whether each passes the detection tolerance.
+    """
+    n = len(y)
+    ascending = np.sort(y)
+    levels = np.empty(n, y.dtype)
+    n_levels = 0
+    for i in range(n - 1, -1, -1):
+        if i == n - 1 or ascending[i] != ascending[i + 1]:
+            levels[n_levels] = ascending[i]
+            n_levels += 1
+    levels = levels[:n_levels]
+    top, bottom = np.empty(n, np.int64), np.empty(n, np.int64)
+    start, end = np.empty(n, np.int64), np.empty(n, np.int64)
+    found = _detection_tree(y, levels, top, bottom, start, end)
+    relevant = np.empty(found, np.bool_)
+    d_fp, d_tp = np.zeros(n_levels + 1, np.int64), np.zeros(n_levels + 1, np.int64)
+    for i in range(found):
+        on, off = stamps[start[i]], stamps[end[i]]
+        inside = _overlap(on, off, onsets, offsets, first, last)
+        relevant[i] = _round6(inside) >= _round6(dtc * (off - on))
+        if not relevant[i]:
+            d_fp[top[i]] += 1
+            d_fp[bottom[i]] -= 1
+    for e in range(first, last):
+        change = np.zeros(n_levels + 1)
+        for i in range(found):
+            if relevant[i]:
+                inside = _overlap(stamps[start[i]], stamps[end[i]], onsets, offsets, e, e + 1)
+                change[top[i]] += inside
+                change[bottom[i]] -= inside
+        needed = _round6(gtc * (offsets[e] - onsets[e]))
+        covered, hit = 0.0, 0
+        for k in range(n_levels):
+            covered += change[k]
+            now = 1 if _round6(covered) >= needed else 0
+            d_tp[k] += now - hit
+            hit = now
+    return levels, d_fp, d_tp, (top[:found], bottom[:found], start[:found], end[:found]), relevant
+
+
+@njit(nogil=True, cache=True)
+def _cross_triggers(stamps, events, b, c, tree, relevant, levels, criteria, found, n):  # type: ignore[no-untyped-def]
+    """Appends how often detections of class c lie on events of each other class; returns the new number of rows.
+
+    Detections that pass the detection tolerance cause no cross triggers.
+    """
+    top, bottom, start, end = tree
+    label = events.clip_label
+    first, last = events.clip_first[b], events.clip_first[b + 1]
+    while first < last:
+        stop = first
+        while stop < last and label[stop] == label[first]:
+            stop += 1
+        if label[first] != c:
+            change = np.zeros(len(levels) + 1, np.int64)
+            for i in range(len(top)):
+                on, off = stamps[start[i]], stamps[end[i]]
+                inside = 0.0
+                if not relevant[i]:
+                    inside = _overlap(on, off, events.clip_onsets, events.clip_offsets, first, stop)
+                if _round6(inside) >= _round6(criteria.cttc * (off - on)):
+                    change[top[i]] += 1
+                    change[bottom[i]] -= 1
+            for k in range(len(levels)):
+                if change[k] != 0 and levels[k] >= criteria.floor[c]:
+                    found.trigger_score[c, n], found.trigger_change[c, n] = levels[k], change[k]
+                    found.trigger_other[c, n], found.trigger_clip[c, n] = label[first], b
+                    n += 1
+        first = stop
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _has_bad_value(x):  # type: ignore[no-untyped-def]
+    bad = 0
+    for t in range(len(x)):
+        bad += 0 if x[t] - x[t] == 0 else 1
+    return bad > 0
+
+
+@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def _highest(x):  # type: ignore[no-untyped-def]
+    high = x[0]
+    for t in range(1, len(x)):
+        high = _max(high, x[t])
+    return high
+
+
+@njit(nogil=True, cache=True)
+def _score_segments(batch, events, b, c, y, floor, found):  # type: ignore[no-untyped-def]
+    """Appends the highest score of each segment to those with or without an event of class c.
+
+    A segment without any frame scores 0, as in sed_scores_eval.
+    """
+    index = c * len(batch.n_frames) + b
+    first, last = events.first[index], events.first[index + 1]
+    for s in range(batch.n_segments[b]):
+        start, end = batch.segment_frames[b, s]
+        score = _highest(y[start:end]) if end > start else y.dtype.type(0)
+        active = False
+        for e in range(first, last):
+            on, off = batch.segment_bounds[b, s], batch.segment_bounds[b, s + 1]
+            active |= on < events.offsets[e] and off > events.onsets[e]
+        if active:
+            found.active[c, found.counts[c, 5]] = score
+            found.counts[c, 5] += 1
+        elif score >= floor:
+            found.quiet[c, found.counts[c, 4]] = score
+            found.counts[c, 4] += 1
+
+
+@njit(nogil=True, cache=True)
+def _score_detections(batch, events, b, c, y, criteria, found):  # type: ignore[no-untyped-def]
+    """Appends the changes of false positives, true positives and cross triggers along one curve y."""
+    index = c * len(batch.n_frames) + b
+    first, last = events.first[index], events.first[index + 1]
+    floor = criteria.floor[c]
+    if first == last:
+        peak = _highest(y)
+        if peak < floor:
+            return
+        n = found.counts[c, 3]
+        found.peak_score[c, n], found.peak_clip[c, n] = peak, b
+        found.counts[c, 3] += 1
+        if criteria.cttc < 0:
+            n = found.counts[c, 0]
+            end = _turning_points(y, floor, found.turn_score[c], found.turn_sign[c], n)
+            found.turn_clip[c, n:end] = b
+            found.counts[c, 0] = end
+            return
+    stamps = batch.stamps[b]
+    levels, d_fp, d_tp, tree, relevant = _matched_curve(
+        y, stamps, events.onsets, events.offsets, first, last, criteria.dtc, criteria.gtc
+    )
+    n = found.counts[c, 1]
+    for k in range(len(levels)):
+        if levels[k] >= floor and (d_fp[k] != 0 or d_tp[k] != 0):
+            found.step_score[c, n], found.step_fp[c, n], found.step_tp[c, n] = levels[k], d_fp[k], d_tp[k]
+            found.step_clip[c, n] = b
+            n += 1
+    found.counts[c, 1] = n
+    if criteria.cttc >= 0:
+        found.counts[c, 2] = _cross_triggers(
+            stamps, events, b, c, tree, relevant, levels, criteria, found, found.counts[c, 2]
+        )
+
+
+@njit(nogil=True, cache=True)
+def score_classes(batch, events, criteria, found, first_class, last_class):  # type: ignore[no-untyped-def]
+    """Fills the rows first_class ... last_class - 1 of `found` from a batch of clips (see the types above)."""
+    n_frames = batch.scores.shape[2]
+    padded = np.empty(n_frames + batch.windows.max() - 1, batch.scores.dtype)
+    filtered = np.empty(n_frames, batch.scores.dtype)
+    for c in range(first_class, last_class):
+        found.counts[c] = 0
+        found.bad_clip[c] = -1
+        needed = min(criteria.floor[c], criteria.segment_floor[c])
+        for b in range(len(batch.n_frames)):
+            x = batch.scores[b, c]
+            if _has_bad_value(x):
+                found.bad_clip[c] = b
+                break
+            index = c * len(batch.n_frames) + b
+            absent = events.first[index] == events.first[index + 1]
+            if absent and not batch.gaps[b] and _highest(x) < needed:
+                continue  # the filtered curve is nowhere higher: neither detections nor segments can matter
+            _median_row(x, batch.windows[c], padded, filtered)
+            y = filtered[: batch.n_frames[b]]
+            _score_segments(batch, events, b, c, y, criteria.segment_floor[c], found)
+            _score_detections(batch, events, b, c, y, criteria, found)
