@@ -30,8 +30,8 @@ class Sound:
 
     mid: str
     make: Generator
-    seconds: tuple[float, float] = (1.5, 5.0)
-    level: tuple[float, float] = (-28.0, -14.0)
+    seconds: tuple[float, float] = (2.0, 6.0)
+    level: tuple[float, float] = (-24.0, -12.0)
 
 
 def _time(n: int) -> np.ndarray:
@@ -84,8 +84,8 @@ def _damped(frequency: float, decay: float, seconds: float) -> np.ndarray:
 
 
 def sine_wave(rng: np.random.Generator, n: int) -> np.ndarray:
-    """A steady pure tone, 250 Hz to 4 kHz."""
-    return _tones(n, _log_uniform(rng, 250, 4000))
+    """A steady pure tone, 1.5 kHz to 4 kHz."""
+    return _tones(n, _log_uniform(rng, 1500, 4000))
 
 
 def noise(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -98,23 +98,22 @@ def noise(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def chirp_tone(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Exponential sweeps through three to four octaves, one after the other, all up or all down."""
-    seconds = rng.uniform(0.4, 0.9)
-    low, octaves = _log_uniform(rng, 300, 500), rng.uniform(3.0, 4.0)
+    """Exponential sweeps through four octaves, one after the other, all up or all down."""
+    seconds, low = rng.uniform(0.3, 0.6), rng.uniform(300, 400)
     position = np.mod(_time(n) / seconds, 1.0)
     position = position if rng.random() < 0.5 else 1 - position
-    audio = np.sin(2 * np.pi * np.cumsum(low * 2 ** (octaves * position)) / RATE)
+    audio = np.sin(2 * np.pi * np.cumsum(low * 2 ** (4.0 * position)) / RATE)
     return _cadence(audio, seconds - 0.01, 0.01)
 
 
 def beep(rng: np.random.Generator, n: int) -> np.ndarray:
-    """A quick regular row of short pure tones."""
-    return _cadence(_tones(n, _log_uniform(rng, 800, 1800)), rng.uniform(0.10, 0.16), rng.uniform(0.08, 0.14))
+    """A quick regular row of short pure tones near 1 kHz."""
+    return _cadence(_tones(n, rng.uniform(900, 1100)), rng.uniform(0.08, 0.12), rng.uniform(0.06, 0.1))
 
 
 def reversing_beeps(rng: np.random.Generator, n: int) -> np.ndarray:
-    """The warning of a reversing lorry: half a second of a harsh tone of 1.2 kHz, half a second of nothing."""
-    on = rng.uniform(0.4, 0.5)
+    """The warning of a reversing lorry: a harsh tone of 1.2 kHz, on and off for the same time."""
+    on = rng.uniform(0.3, 0.4)
     return _cadence(_square(rng.uniform(1150, 1300) * _time(n)), on, on)
 
 
@@ -124,15 +123,17 @@ def dial_tone(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def busy_signal(rng: np.random.Generator, n: int) -> np.ndarray:
-    """480 Hz and 620 Hz, half a second on, half a second off (North America)."""
-    return _cadence(_tones(n, 480, 620), 0.5, 0.5)
+    """480 Hz and 620 Hz, a quarter of a second on, a quarter off: the fast busy signal of North America."""
+    return _cadence(_tones(n, 480, 620), 0.25, 0.25)
 
 
-def ringing_tone(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Double rings of 400 Hz and 450 Hz with a tremor (United Kingdom), the pause between pairs shortened."""
-    audio = _tones(n, 400, 450) * (1 + 0.5 * np.sin(2 * np.pi * 17 * _time(n)))
-    starts = [pair * 1.5 + ring for pair in range(int(n / RATE / 1.5) + 1) for ring in (0.0, 0.6)]
-    return _bursts(audio, [(start, start + 0.4) for start in starts])
+def bicycle_bell(rng: np.random.Generator, n: int) -> np.ndarray:
+    """The trill of a rotary bell: ten to fourteen strikes per second on a small shell, partials above 2 kHz."""
+    base, interval = rng.uniform(2200, 2800), 1 / rng.uniform(10, 14)
+    times = np.arange(0, max(n / RATE - 0.3, 0.01), interval)
+    partials = [_damped(base * ratio, 0.15, 0.3) / k for k, ratio in enumerate((1.0, 1.53, 2.26, 2.9), start=1)]
+    strike = np.sum(partials, axis=0)
+    return _strikes(n, times, lambda k: strike)
 
 
 def dtmf(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -176,21 +177,35 @@ def alarm_clock(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def clicking(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Short broadband clicks at irregular intervals."""
-    gaps = rng.uniform(0.06, 0.25, size=int(n / RATE / 0.06) + 1)
+    """Short broadband clicks at irregular intervals, about ten per second."""
+    gaps = rng.uniform(0.04, 0.16, size=int(n / RATE / 0.04) + 1)
     times = np.concatenate([[0.0], np.cumsum(gaps)])
     times = times[times < n / RATE - 0.02]
-    envelope = np.exp(-_time(round(0.02 * RATE)) / 0.002)
+    envelope = np.exp(-_time(round(0.02 * RATE)) / 0.003)
     audio = _strikes(n, times, lambda k: rng.standard_normal(len(envelope)) * envelope)
     return audio[: round((times[-1] + 0.02) * RATE)]
 
 
+def hiss(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Noise above 4 kHz, as escaping steam or air makes it."""
+    spectrum = np.fft.rfft(rng.standard_normal(n))
+    frequency = np.fft.rfftfreq(n, 1 / RATE)
+    return np.fft.irfft(spectrum / (1 + (4000 / np.maximum(frequency, 1.0)) ** 12), n)
+
+
+def foghorn(rng: np.random.Generator, n: int) -> np.ndarray:
+    """A deep blast, 90 Hz to 140 Hz with a few harmonics, that swells and ends abruptly."""
+    base, t = rng.uniform(90, 140), _time(n)
+    audio = np.sum([np.sin(2 * np.pi * base * k * t) / k**0.5 for k in range(1, 6)], axis=0)
+    return audio * np.minimum(1.0, t / 0.3)
+
+
 def tick_tock(rng: np.random.Generator, n: int) -> np.ndarray:
-    """A clock: two damped resonances in turn, three to five beats per second."""
-    interval, tick = 1 / rng.uniform(3, 5), rng.uniform(2200, 2800)
-    times = np.arange(0, n / RATE - 0.06, interval)
-    pair = [_damped(tick, 0.012, 0.06), _damped(tick * 0.7, 0.016, 0.06)]
-    return _strikes(n, times, lambda k: pair[k % 2])[: round((times[-1] + 0.06) * RATE)]
+    """A clock: two damped resonances in turn, three and a half to five beats per second."""
+    interval, tick = 1 / rng.uniform(3.5, 5), rng.uniform(2400, 3000)
+    times = np.arange(0, n / RATE - 0.1, interval)
+    pair = [_damped(tick, 0.03, 0.1), _damped(tick * 0.6, 0.03, 0.1)]
+    return _strikes(n, times, lambda k: pair[k % 2])[: round((times[-1] + 0.1) * RATE)]
 
 
 def pulse(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -203,19 +218,21 @@ def pulse(rng: np.random.Generator, n: int) -> np.ndarray:
 
 SOUNDS: tuple[Sound, ...] = (
     Sound("/m/01v_m0", sine_wave),
-    Sound("/m/0chx_", noise, level=(-34.0, -22.0)),
+    Sound("/m/0chx_", noise, level=(-28.0, -18.0)),
+    Sound("/m/07rjwbb", hiss, level=(-30.0, -20.0)),
     Sound("/m/0hdsk", chirp_tone),
     Sound("/m/02fs_r", beep),
-    Sound("/m/02rhddq", reversing_beeps, seconds=(2.0, 6.0)),
+    Sound("/m/02rhddq", reversing_beeps),
     Sound("/m/015jpf", dial_tone),
-    Sound("/m/01z47d", busy_signal, seconds=(2.0, 6.0)),
-    Sound("/m/0bcdqg", ringing_tone, seconds=(2.0, 6.0)),
+    Sound("/m/01z47d", busy_signal),
     Sound("/m/02c8p", dtmf),
-    Sound("/m/06xkwv", mains_hum, level=(-26.0, -12.0)),
+    Sound("/m/06xkwv", mains_hum, level=(-22.0, -10.0)),
+    Sound("/m/04fq5q", foghorn),
     Sound("/m/030rvx", buzzer),
-    Sound("/m/03kmc9", siren, seconds=(2.0, 6.0)),
-    Sound("/m/046dlr", alarm_clock, seconds=(2.0, 6.0)),
-    Sound("/m/07qc9xj", clicking, level=(-38.0, -28.0)),
-    Sound("/m/07qjznl", tick_tock, seconds=(2.0, 6.0), level=(-32.0, -22.0)),
-    Sound("/m/07pt_g0", pulse),
+    Sound("/m/03kmc9", siren),
+    Sound("/m/046dlr", alarm_clock),
+    Sound("/m/0gy1t2s", bicycle_bell),
+    Sound("/m/07qc9xj", clicking, level=(-30.0, -22.0)),
+    Sound("/m/07qjznl", tick_tock, level=(-28.0, -18.0)),
+    Sound("/m/07pt_g0", pulse, level=(-24.0, -14.0)),
 )

@@ -37,9 +37,9 @@ MANIFEST = "synthetic.json"
 BALANCED_SHARE = 0.25  # of the training clips; the rest goes into the unbalanced file
 SHIFT_SECONDS = 1.0  # largest shift of a noisy label
 EVENTS_PER_CLIP = (1, 6)
-_EVENT_COUNT_ODDS = (1, 2, 3, 3, 2, 1)
-_NOISE_FLOOR = (-62.0, -48.0)  # dBFS
-_FORMAT = 1  # raise it when the same request gives other bytes
+_EVENT_COUNT_ODDS = (1, 2, 4, 4, 3, 2)
+_NOISE_FLOOR = (-66.0, -54.0)  # dBFS
+_FORMAT = 2  # raise it when the same request gives other bytes
 
 Event = tuple[float, float, str]  # onset s, offset s, MID
 
