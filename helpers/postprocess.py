@@ -67,7 +67,7 @@ def median_filter(scores: Scores, window: int | Sequence[int]) -> Scores:
 
 def _median_filter_numpy(scores: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """[..., C, T] float32 or float64; whole multiples of C rows go to each thread."""
-    from helpers.median_kernels import median_rows  # numba is imported only when something is filtered
+    from helpers.score_kernels import median_rows  # numba is imported only when something is filtered
 
     n_classes, n_frames = scores.shape[-2:]
     if scores.size == 0:
