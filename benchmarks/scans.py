@@ -17,10 +17,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from timing import machine, seconds
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.timing import machine, seconds
 from models.sequence import mamba, min_gru
 
 Scan = Callable[..., Tensor]

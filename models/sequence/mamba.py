@@ -7,8 +7,9 @@ of the mamba-ssm package, whose kernels take over on CUDA when it is installed.
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ D_STATE = 64  # N, numbers of state per feature
 D_CONV = 3  # frames of the convolution before the state space model
 EXPAND = 2  # features inside the block per feature outside
 HEAD_DIM, SMALL_HEAD_DIM, SMALL_HEADS_UP_TO = 64, 32, 128  # at most 64 features per head, 32 up to D = 128
-CHUNK_FRAMES = 32  # frames per chunk of the scan
+CHUNK_FRAMES = 32  # frames per chunk of the scan: the fastest on CPUs
+KERNEL_CHUNK_FRAMES = 64  # the same of mamba-ssm's kernels
 
 
 def head_dim(dim: int) -> int:
@@ -123,27 +125,24 @@ class Mamba2(nn.Module):
 
     def _scan(self, x: Tensor, dt: Tensor, b: Tensor, c: Tensor) -> Tensor:
         """State space model on x [B, T, H, P] with raw step sizes dt [B, T, H] and vectors b, c [B, T, N]."""
-        decay_rate, skip = -self.A_log.float().exp(), self.D.float()
-        if x.is_cuda and _has_kernels():
-            from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-
-            vectors = (v.unsqueeze(2).contiguous() for v in (b, c))  # one group
-            return mamba_chunk_scan_combined(
-                x.contiguous(),
-                dt.contiguous(),
-                decay_rate,
-                *vectors,
-                chunk_size=CHUNK_FRAMES,
-                D=skip,
-                dt_bias=self.dt_bias.float(),
-                dt_softplus=True,
-            )
-        dt = F.softplus(dt + self.dt_bias.float())
+        decay_rate, skip, dt_bias = -self.A_log.float().exp(), self.D.float(), self.dt_bias.float()
+        kernel = cuda_kernel() if x.is_cuda else None
+        if kernel is not None:
+            x, dt, b, c = (v.contiguous() for v in (x, dt, b.unsqueeze(2), c.unsqueeze(2)))  # b, c: one group
+            chunk = KERNEL_CHUNK_FRAMES
+            return kernel(x, dt, decay_rate, b, c, chunk, D=skip, dt_bias=dt_bias, dt_softplus=True)
+        dt = F.softplus(dt + dt_bias)
         return ssd_scan(x * dt.unsqueeze(-1), dt * decay_rate, b, c) + x * skip.unsqueeze(-1)
 
 
-def _has_kernels() -> bool:
-    return importlib.util.find_spec("mamba_ssm") is not None
+@functools.cache
+def cuda_kernel() -> Callable[..., Tensor] | None:
+    """The fused scan of the mamba-ssm package, or None where that is not installed."""
+    try:
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+    except ImportError:
+        return None
+    return mamba_chunk_scan_combined
 
 
 def _initial_dt_bias(n_heads: int, shortest: float = 1e-3, longest: float = 0.1, floor: float = 1e-4) -> Tensor:
