@@ -1,22 +1,32 @@
-"""Find sound events in audio files: prints them and writes them as TSV, a picture on request.
+"""Find sound events in audio files: print them, write them in the formats of other tools, draw them.
 
-Example: python inference.py --model_name=fmn10 --seq_model_type=tf --audio_file=test_files/example.wav --plot
+Example: python inference.py --model_name=fmn10 --seq_model_type=tf --audio_file test_files/example.wav --plot
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from config import ModelOptions, option, parse, refuse
 from errors import UserError, exit_on_user_error
-from helpers.audio_reader import read_blocks
+from helpers.audio_pipe import RawFormat, open_pipe
+from helpers.audio_reader import Source, count_channels, read_blocks
 from helpers.backends import PRECISIONS
-from helpers.detector import Detection, DetectionOptions, Detector, detection_options
-from helpers.outputs import OutputFolder, dcase_tsv, format_table, read_true_events
+from helpers.detection import Detection, DetectionOptions, detection_options
+from helpers.detector import Detector, Failure
+from helpers.event_files import best_tags
+from helpers.inputs import STDIN, AudioInput, find_audio
+from helpers.outputs import OutputFolder, format_table, read_true_events
+from helpers.pipeline import Job
+from helpers.progress import Progress, clock
+from helpers.results import ALL_FORMATS, N_TAGS, ResultWriter, Summary
 
 PRINTED_ROWS = 60  # per threshold on the screen; the files hold all
+PRINTED_FAILURES = 20
+EXIT_BAD_FILES = 3
 
 
 @dataclass
@@ -35,7 +45,13 @@ class DeviceOptions(ModelOptions):
 class InputOptions:
     """Audio."""
 
-    audio_file: Path | None = option(None, "audio of any length, rate and format that libsndfile reads")
+    audio_file: list[str] | None = option(
+        None, "files, folders, patterns such as 'a/**/*.flac', or - for standard input; any length, rate and format"
+    )
+    audio_list: str | None = option(None, "text file with one of these per line")
+    channels: str = option("mix", "what to listen to in files with several", choices=("mix", "first", "each"))
+    raw: str | None = option(None, "layout of raw samples on standard input: RATE:CHANNELS:ENCODING, e.g. 16000:1:s16")
+    num_readers: int = option(2, "threads that read and resample beside the network", low=1)
 
 
 @dataclass
@@ -43,22 +59,32 @@ class OutputOptions:
     """Results."""
 
     out: Path = option(Path("detections"), "folder that they are written to")
+    format: list[str] = option(["tsv"], "formats of the events and frame scores, one or several", choices=ALL_FORMATS)
     overwrite: bool = option(False, "replace even files that this program did not write, or that were changed since")
+    skip_existing: bool = option(False, "leave out audio whose results are there: goes on with an interrupted run")
+    tags: bool = option(False, "list the most probable tags of the whole audio, too (weak head)")
     plot: bool = option(False, "draw spectrogram and events to NAME.png")
     true_events: Path | None = option(None, "TSV of annotated events to draw beside the detected ones")
+    clips: Path | None = option(None, "folder for the events at the highest threshold as audio files")
 
 
 @dataclass
 class InferenceOptions(OutputOptions, DetectionOptions, InputOptions, DeviceOptions):
-    """Find sound events in audio: print them, write them as TSV, draw them."""
+    """Find sound events in audio: print them, write them in the formats of other tools, draw them."""
 
     def check(self) -> None:
         """Raise UserError where options contradict each other."""
         DetectionOptions.check(self)
         if self.cuda and self.device is not None and not self.device.startswith("cuda"):
             refuse("device", self.device, "contradicts --cuda; give one of them")
-        if self.audio_file is None and not self.list_models:
+        if self.list_models:
+            return
+        if not self.audio_file and self.audio_list is None:
             raise UserError("--audio_file is missing: name the audio to listen to")
+        if self.raw is not None:
+            RawFormat.parse(self.raw)
+        if STDIN in (self.audio_file or ()) and (self.plot or self.clips):
+            raise UserError("--plot and --clips read the audio twice, which standard input cannot: save it first")
 
 
 @exit_on_user_error()
@@ -67,20 +93,24 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(InferenceOptions, argv)
     if options.list_models:
         return _list_models()
-    assert options.audio_file is not None
-    folder, names = _plan_outputs(options, options.audio_file)
-    _check_inputs(options, options.audio_file)
+    inputs = find_audio(options.audio_file or [], options.audio_list)
+    if len(inputs) == 1 and inputs[0].path != STDIN:
+        next(read_blocks(inputs[0].path))  # its mistakes show before a model is loaded
+    if options.true_events:
+        read_true_events(options.true_events, inputs[0].path, {})
     detector = _make_detector(options)
-    detection = detector.detect(options.audio_file)
-    _print_events(detection)
-    written = [
-        folder.write_text(name, dcase_tsv([(options.audio_file.name, event) for event in table]))
-        for name, table in zip(names, detection.tables, strict=False)
-    ]
-    if options.plot:
-        written.append(_plot(options, detection, detector, folder, names[-1]))
-    print("written: " + ", ".join(str(path) for path in written))
-    return 0
+    writer = ResultWriter(
+        OutputFolder(options.out, overwrite=options.overwrite),
+        list(dict.fromkeys(options.format)),
+        detector,
+        tags=options.tags,
+        plot=options.plot,
+        clips=OutputFolder(options.clips, overwrite=options.overwrite) if options.clips else None,
+        true_events=options.true_events,
+    )
+    if len(inputs) == 1 and options.channels != "each":
+        return _run_one(options, inputs[0], detector, writer)
+    return _run_many(options, inputs, detector, writer)
 
 
 def _list_models() -> int:
@@ -88,24 +118,6 @@ def _list_models() -> int:
 
     print("\n".join(models.list_models()))
     return 0
-
-
-def _plan_outputs(options: InferenceOptions, audio: Path) -> tuple[OutputFolder, list[str]]:
-    """The folder and the names of the files; a foreign file in their place is found now, not after the work."""
-    folder = OutputFolder(options.out, overwrite=options.overwrite)
-    thresholds = options.detection_thresholds
-    names = [f"{audio.stem}.tsv"] if len(thresholds) == 1 else [f"{audio.stem}.above{t:g}.tsv" for t in thresholds]
-    names += [f"{audio.stem}.png"] if options.plot else []
-    for name in names:
-        folder.check(name)
-    return folder, names
-
-
-def _check_inputs(options: InferenceOptions, audio: Path) -> None:
-    """Read the first block of the audio and the annotations, so that mistakes show before a model is loaded."""
-    next(read_blocks(audio))
-    if options.true_events:
-        read_true_events(options.true_events, audio.name, {})
 
 
 def _make_detector(options: InferenceOptions) -> Detector:
@@ -121,24 +133,109 @@ def _make_detector(options: InferenceOptions) -> Detector:
     )
 
 
-def _print_events(detection: Detection) -> None:
-    for threshold, table in zip(detection.thresholds, detection.tables, strict=True):
-        print(f"\n{detection.name} ({detection.duration:.2f} s): {len(table)} events above {threshold:g}")
+def _jobs_of(options: InferenceOptions, audio: AudioInput) -> Iterator[Job]:
+    """One job, or one for each channel."""
+    source: Source = audio.path
+    if audio.path == STDIN:
+        source = open_pipe(sys.stdin.buffer, RawFormat.parse(options.raw) if options.raw else None)
+    if options.channels == "each" and audio.path != STDIN:
+        try:
+            n_channels = count_channels(audio.path)
+        except UserError:
+            n_channels = 1  # the reader meets the same error, where it is dealt with
+        for channel in range(n_channels):
+            yield Job(source, channel, f"{audio.stem}.ch{channel + 1}")
+    else:
+        yield Job(source, 0 if options.channels == "first" else None, audio.stem)
+
+
+def _run_one(options: InferenceOptions, audio: AudioInput, detector: Detector, writer: ResultWriter) -> int:
+    """One audio: its events on the screen; a bad file is a mistake like any other."""
+    job = next(iter(_jobs_of(options, audio)))
+    _check_outputs(writer, [job])
+    _, result = next(detector.detect_many([job], make_sink=writer.sink))
+    if isinstance(result, Failure):
+        writer.discard(job, result.error)
+        raise result.error
+    for name, table in result.tables.items():
+        above = "the thresholds of the classes" if name == "class" else name
+        print(f"\n{result.name} ({result.duration:.2f} s): {len(table)} events above {above}")
         print(format_table(table, PRINTED_ROWS))
-    print()
+    if options.tags:
+        tags = best_tags(detector.tag_names(result), result.tags, N_TAGS)
+        print("\ntags: " + ", ".join(f"{name.label} {probability:.2f}" for name, probability in tags))
+    written = writer.write(job, result)
+    print("\nwritten: " + ", ".join(str(path) for path in written[:PRINTED_ROWS]))
+    return 0
 
 
-def _plot(options: InferenceOptions, detection: Detection, detector: Detector, folder: OutputFolder, name: str) -> Path:
-    from helpers.plots import log_mel, plot_events
+def _check_outputs(writer: ResultWriter, jobs: list[Job]) -> None:
+    """Find foreign files in the place of results before the work, not after it."""
+    for job in jobs:
+        for name in writer.names(str(job.key)):
+            writer.folder.check(name)
 
-    assert options.audio_file is not None
-    audio = options.audio_file
-    spectrogram = log_mel(read_blocks(audio), detection.duration)
-    mids = {entry.mid: entry.label for entry in detector.classes if entry.mid}
-    true = read_true_events(options.true_events, audio.name, mids) if options.true_events else None
-    legends = [f"score above {threshold:g}" for threshold in detection.thresholds]
-    tables = list(zip(legends, detection.tables, strict=True))
-    return folder.write(name, lambda p: plot_events(p, spectrogram, detection.duration, tables, true, audio.name))
+
+def _run_many(options: InferenceOptions, inputs: list[AudioInput], detector: Detector, writer: ResultWriter) -> int:
+    """Many audios: progress on the way, a table of all at the end, bad files listed there."""
+    summary = Summary(writer.thresholds)
+    earlier = summary.read(options.out / "summary.csv") if options.skip_existing else {}
+    jobs, sizes = [], {}
+    for audio in inputs:
+        for job in _jobs_of(options, audio):
+            if options.skip_existing and all((options.out / name).exists() for name in writer.names(str(job.key))):
+                summary.skip(str(job.key), job.name, earlier)
+                continue
+            jobs.append(job)
+            sizes[job.key] = Path(audio.path).stat().st_size if Path(audio.path).is_file() else 0
+            summary.rows[str(job.key)] = []  # keeps the order of the inputs
+    _check_outputs(writer, jobs)
+    writer.folder.check("summary.csv")
+    progress = Progress(sizes)
+    frames_per_second = 25.0
+    try:
+        for job, result in detector.detect_many(
+            jobs,
+            n_threads=options.num_readers,
+            make_sink=writer.sink,
+            on_window=lambda job, frame: progress.heard(job.key, frame / frames_per_second),
+        ):
+            _take(job, result, writer, summary, progress)
+    finally:
+        progress.clear()
+        writer.folder.write("summary.csv", summary.write)
+    return _report(summary, progress, options.out)
+
+
+def _take(job: Job, result: Detection | Failure, writer: ResultWriter, summary: Summary, progress: Progress) -> None:
+    """Write the files of one audio; one whose results cannot be written is a bad file like any other."""
+    if isinstance(result, Detection):
+        try:
+            writer.write(job, result)
+        except UserError as error:
+            result = Failure(job.name, error)
+    if isinstance(result, Failure):
+        writer.discard(job, result.error)
+    summary.add(str(job.key), result)
+    progress.finished(job.key, result.duration if isinstance(result, Detection) else 0.0)
+
+
+def _report(summary: Summary, progress: Progress, out: Path) -> int:
+    """What has been done, and which files could not be read; returns the exit code."""
+    skipped = f", {summary.n_skipped} skipped" if summary.n_skipped else ""
+    audio, elapsed = clock(summary.seconds), clock(progress.elapsed)
+    print(f"{summary.n_done} files{skipped}, {audio} of audio in {elapsed} ({progress.speed:.1f} x real time)")
+    for label, count in summary.classes.most_common(N_TAGS):
+        print(f"  {count:>8}  {label}")
+    print(f"written: {out}, all files in {out / 'summary.csv'}")
+    if not summary.failures:
+        return 0
+    print(f"{len(summary.failures)} files could not be read:", file=sys.stderr)
+    for name, why in summary.failures[:PRINTED_FAILURES]:
+        print(f"  {name}: {why}", file=sys.stderr)
+    if len(summary.failures) > PRINTED_FAILURES:
+        print(f"  and {len(summary.failures) - PRINTED_FAILURES} more: see {out / 'summary.csv'}", file=sys.stderr)
+    return EXIT_BAD_FILES
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 
 import numpy as np
 
 from errors import UserError
+from helpers.audio_pipe import PipedAudio
 
 SAMPLE_RATE = 16_000
 BLOCK_SECONDS = 30.0
@@ -27,23 +28,34 @@ class Audio:
     name: str = "audio"
 
 
-def read_blocks(source: str | PathLike[str] | Audio, channel: int | None = None) -> Iterator[np.ndarray]:
-    """Yield the samples of a file or array, float32 [n] at 16 kHz, in blocks of about 30 s.
+Source = str | PathLike[str] | Audio | PipedAudio
+
+
+def read_blocks(source: Source, channel: int | None = None) -> Iterator[np.ndarray]:
+    """Yield the samples of a file, array or pipe, float32 [n] at 16 kHz, in blocks of about 30 s (pipes: as they come).
 
     Arguments:
-        source: a file that libsndfile reads, or `Audio`.
+        source: a file that libsndfile reads, `Audio` or `PipedAudio`.
         channel: the channel to take, counted from 0; None mixes all of them.
     Raises:
         UserError: the file is missing, empty, cut off, or no audio; the channel does not exist.
     """
     if isinstance(source, Audio):
         rate, blocks = source.sample_rate, _array_blocks(source)
+    elif isinstance(source, PipedAudio):
+        rate, blocks = source.sample_rate, source.blocks
     else:
         rate, blocks = _open(Path(source))
     yield from _resample((_mix(block, channel, source) for block in blocks), rate)
 
 
-def _mix(block: np.ndarray, channel: int | None, source: object) -> np.ndarray:
+def count_channels(path: str | PathLike[str]) -> int:
+    """Channels of an audio file; raises UserError like `read_blocks`."""
+    with _open_file(Path(path)) as file:
+        return file.channels
+
+
+def _mix(block: np.ndarray, channel: int | None, source: Source) -> np.ndarray:
     if not np.isfinite(block).all():
         raise UserError(f"{_name(source)} holds samples that are not numbers (NaN or infinite): export it again")
     if channel is None:
@@ -53,8 +65,13 @@ def _mix(block: np.ndarray, channel: int | None, source: object) -> np.ndarray:
     return block[:, channel]
 
 
-def _name(source: object) -> str:
-    return source.name if isinstance(source, Audio) else f"'{source}'"
+def _name(source: Source) -> str:
+    return f"'{source_name(source)}'"
+
+
+def source_name(source: Source) -> str:
+    """Name of a file, or of audio that is none."""
+    return source.name if isinstance(source, (Audio, PipedAudio)) else fspath(source)
 
 
 def _resample(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
@@ -73,13 +90,19 @@ def _resample(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
 def _array_blocks(audio: Audio) -> Iterator[np.ndarray]:
     samples = np.asarray(audio.samples, np.float32)
     if samples.ndim not in (1, 2) or samples.size == 0:
-        raise UserError(f"{audio.name}: expected samples [n] or [n, channels], got shape {samples.shape}")
+        raise UserError(f"'{audio.name}': expected samples [n] or [n, channels], got shape {samples.shape}")
     size = int(BLOCK_SECONDS * audio.sample_rate)
     samples = samples.reshape(len(samples), -1)
     return (samples[i : i + size] for i in range(0, len(samples), size))
 
 
 def _open(path: Path) -> tuple[int, Iterator[np.ndarray]]:
+    file = _open_file(path)
+    return file.samplerate, _file_blocks(path, file)
+
+
+def _open_file(path: Path):  # type: ignore[no-untyped-def]
+    """The opened file; UserError when it is missing, empty, cut off or no audio."""
     import soundfile
 
     if not path.exists():
@@ -96,7 +119,7 @@ def _open(path: Path) -> tuple[int, Iterator[np.ndarray]]:
         file.close()
         raise UserError(f"audio file '{path}' holds no samples")
     _refuse_cut_riff(path)
-    return file.samplerate, _file_blocks(path, file)
+    return file
 
 
 def _reason(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16")
+TUNING_KEYS = ("class_thresholds", "class_median_windows")  # of a checkpoint's metadata
 
 
 class Backend(Protocol):
     """Runs a network on windows of equal length."""
 
     labels: Sequence[str]
+    tuning: dict[str, Any]  # what was tuned for this model: class_thresholds [C], class_median_windows [C], or nothing
 
     def __call__(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Waveforms [B, N] at 16 kHz -> probabilities per frame [B, C, T] and per clip [B, Cw], float32."""
@@ -44,6 +46,7 @@ class TorchBackend:
         self.device = check_device(device)
         self.model = model.to(self.device).eval()
         self.labels: Sequence[str] = model.labels  # type: ignore[assignment]
+        self.tuning: dict[str, Any] = getattr(model, "tuning", {})
         number = precision.partition("-")[0]
         self._dtype = {"16": torch.float16, "bf16": torch.bfloat16}.get(number)
 
@@ -87,12 +90,17 @@ def load_torch_model(
     import models
     from models.checkpoints import read_checkpoint
 
-    if checkpoint is not None and "model_name" in read_checkpoint(checkpoint)[1]:
-        return models.load_model(checkpoint)
-    return models.create_model(
-        model_name,
-        seq_model_type=seq_model_type,
-        seq_model_dim=seq_model_dim,
-        pretrained=pretrained,
-        checkpoint=checkpoint,
-    )
+    metadata = {} if checkpoint is None else read_checkpoint(checkpoint)[1]
+    if "model_name" in metadata:
+        assert checkpoint is not None
+        model = models.load_model(checkpoint)
+    else:
+        model = models.create_model(
+            model_name,
+            seq_model_type=seq_model_type,
+            seq_model_dim=seq_model_dim,
+            pretrained=pretrained,
+            checkpoint=checkpoint,
+        )
+    model.tuning = {key: metadata[key] for key in TUNING_KEYS if metadata.get(key) is not None}  # type: ignore[assignment]
+    return model

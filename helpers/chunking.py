@@ -154,12 +154,13 @@ class RunningFilter:
         if self.reach == 0:
             return self.function(scores)
         kept = scores if self._kept is None else np.concatenate([self._kept, scores], axis=1)
-        # Twice the reach stays behind, so that the end of the audio never meets a block shorter than the filter.
-        stop = kept.shape[1] - 2 * self.reach
+        stop = kept.shape[1] - self.reach
         if stop <= self._ready:
             self._kept = kept
             return scores[:, :0]
         block = self.function(kept)[:, self._ready : stop]
+        # The filter mirrors frames at the edges of what it gets: of the past, twice its reach is kept, so that the
+        # mirrored ones have no say; and it is never shorter than the reach when the audio ends.
         first = max(0, stop - 2 * self.reach)
         self._kept, self._ready = kept[:, first:], stop - first
         return block

@@ -2,155 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
 
-from config import build, option, refuse
-from data_util.labels import load_vocabulary
+from config import build
 from errors import UserError
-from helpers.audio_reader import SAMPLE_RATE, Audio, read_blocks
+from helpers.audio_reader import Source
 from helpers.backends import Backend, TorchBackend, load_torch_model
-from helpers.chunking import RunningFilter, ScoreBlender, WindowPlan, WindowSplitter
-from helpers.events import ClassName, EventDecoder, EventTable, make_table, to_frames
-
-Source = str | PathLike[str] | Audio
-ScoreSink = Callable[[np.ndarray], None]
-
-
-@dataclass
-class DetectionOptions:
-    """How frame scores are computed and turned into events."""
-
-    detection_thresholds: list[float] = option(
-        [0.1, 0.2, 0.5], "scores above it are events; each threshold gives its own list", low=0, high=1
-    )
-    median_window: int = option(9, "frames (40 ms each) of the median filter, odd; 1: none", low=1)
-    hysteresis: float = option(1.0, "an event goes on above this share of its threshold", low=0, high=1)
-    min_duration: float = option(0.0, "shortest event, seconds", low=0)
-    max_gap: float = option(0.0, "gaps within an event that are bridged, seconds", low=0)
-    window: float = option(10.0, "seconds that the network hears at once", low=1)
-    overlap: float = option(2.0, "seconds that windows share, blended; 0: the published chunks side by side", low=0)
-    batch_size: int = option(8, "windows per call of the network", low=1)
-
-    def check(self) -> None:
-        """Raise UserError where values do not go together."""
-        self.detection_thresholds = sorted(set(self.detection_thresholds))
-        if not self.detection_thresholds:
-            refuse("detection_thresholds", "empty", "give at least one")
-        if self.median_window % 2 == 0:
-            refuse("median_window", self.median_window, "must be odd")
-        if self.overlap > self.window / 2:
-            refuse("overlap", self.overlap, f"must be at most half the window of {self.window:g} s")
-
-    @property
-    def plan(self) -> WindowPlan:
-        """How the windows lie over the audio."""
-        return WindowPlan(to_frames(self.window), to_frames(self.overlap))
+from helpers.classes import ClassName, class_names, select_classes, tag_names
+from helpers.detection import (
+    CLASS_THRESHOLDS,
+    DEFAULT_MEDIAN_WINDOW,
+    DEFAULT_THRESHOLDS,
+    ClipPass,
+    Decoding,
+    Detection,
+    DetectionOptions,
+    ScoreSink,
+)
+from helpers.pipeline import End, Job, Window, read_jobs
 
 
-def detection_options(options: DetectionOptions) -> dict[str, Any]:
-    """The fields of `DetectionOptions` in the options of a script that extends them."""
-    return {f.name: getattr(options, f.name) for f in fields(DetectionOptions)}
-
-
-@dataclass
-class Detection:
-    """What was found in one audio.
-
-    Attributes:
-        name: of the file, or of the `Audio`.
-        duration: seconds.
-        classes: name and MID of every class of the model.
-        thresholds: in rising order.
-        tables: the events at each threshold.
-        tags: probability of each class somewhere in the clip, float32 [Cw], the mean over windows.
-        scores: frame scores after the median filter, float32 [C, T]; None unless they were asked for.
-    """
+@dataclass(frozen=True)
+class Failure:
+    """An audio that could not be read, and why."""
 
     name: str
-    duration: float
-    classes: Sequence[ClassName]
-    thresholds: list[float]
-    tables: list[EventTable]
-    tags: np.ndarray
-    scores: np.ndarray | None = None
-
-    @property
-    def events(self) -> EventTable:
-        """The events at the first, lowest threshold."""
-        return self.tables[0]
-
-
-def class_names(labels: Sequence[str]) -> list[ClassName]:
-    """Names with their AudioSet MIDs; the MID is empty for a class that AudioSet does not have."""
-    strong, weak = load_vocabulary("strong"), load_vocabulary("weak")
-    mids = dict(zip(weak.names, weak.mids, strict=True)) | dict(zip(strong.names, strong.mids, strict=True))
-    return [ClassName(label, mids.get(label, "")) for label in labels]
-
-
-class _Clip:
-    """One audio on its way: from the scores of its windows to its events, in bounded memory."""
-
-    def __init__(self, name: str, detector: Detector, keep_scores: bool, sink: ScoreSink | None) -> None:
-        options = detector.options
-        self.name, self.detector, self.sink = name, detector, sink
-        self._blender = ScoreBlender(options.plan)
-        self._smoother = RunningFilter(detector.smooth, options.median_window // 2)
-        self._decoders = [detector.make_decoder(threshold) for threshold in options.detection_thresholds]
-        self._runs: list[list[np.ndarray]] = [[] for _ in self._decoders]
-        self._scores: list[np.ndarray] | None = [] if keep_scores else None
-        self._tag_sum: np.ndarray | float = 0.0
-        self._n_windows = 0
-        self.n_samples: int | None = None  # known once the audio has been read
-
-    def add(self, start: int, strong: np.ndarray, weak: np.ndarray) -> None:
-        """Take the scores of the window that starts at frame `start`: [C, T] and [Cw]."""
-        self._tag_sum = self._tag_sum + weak
-        self._n_windows += 1
-        self._decode(self._smoother.push(self._blender.add(start, strong)))
-
-    def finish(self) -> Detection:
-        """The result, after the last window."""
-        assert self.n_samples is not None
-        plan = self.detector.options.plan
-        self._decode(self._smoother.push(self._blender.finish(plan.count_frames(self.n_samples))))
-        self._decode(self._smoother.finish())
-        duration = self.n_samples / SAMPLE_RATE
-        tables = []
-        for decoder, runs in zip(self._decoders, self._runs, strict=True):
-            all_runs = np.concatenate([*runs, decoder.finish()])
-            tables.append(make_table(all_runs, self.detector.classes, decoder.high, duration=duration))
-        return Detection(
-            self.name,
-            duration,
-            self.detector.classes,
-            self.detector.options.detection_thresholds,
-            tables,
-            np.asarray(self._tag_sum / max(1, self._n_windows), np.float32),
-            None if self._scores is None else np.concatenate(self._scores, axis=1),
-        )
-
-    def _decode(self, scores: np.ndarray) -> None:
-        if scores.shape[1] == 0:
-            return
-        if self._scores is not None:
-            self._scores.append(scores)
-        if self.sink is not None:
-            self.sink(scores)
-        for decoder, runs in zip(self._decoders, self._runs, strict=True):
-            runs.append(decoder.push(scores))
+    error: UserError
 
 
 @dataclass
-class _Batch:
-    """Windows of any number of clips that wait for the network."""
+class _Open:
+    """A job on its way: its pass, how many windows wait for the network, and its end once it is known."""
 
-    owners: list[tuple[_Clip, int]] = field(default_factory=list)
-    windows: list[np.ndarray] = field(default_factory=list)
+    clip: ClipPass
+    waiting: int = 0
+    end: End | None = None
 
 
 class Detector:
@@ -164,7 +55,6 @@ class Detector:
         checkpoint: a weights file in place of released ones.
         seq_model_type, seq_model_dim, pretrained: as in `models.create_model`.
         device, precision: where and how PyTorch computes.
-        channel: of the audio, counted from 0; None: the mean of all.
         options: the fields of `DetectionOptions`.
     Raises:
         UserError: a bad option, an unknown model, missing weights.
@@ -180,10 +70,9 @@ class Detector:
         pretrained: str = "strong",
         device: str = "cpu",
         precision: str = "32-true",
-        channel: int | None = None,
         **options: Any,
     ) -> None:
-        self.options, self.channel = build(DetectionOptions, options), channel
+        self.options = build(DetectionOptions, options)
         if isinstance(model, str):
             model = load_torch_model(
                 model,
@@ -192,66 +81,131 @@ class Detector:
                 pretrained=pretrained,
                 checkpoint=None if checkpoint is None else fspath(checkpoint),
             )
-        self.backend: Backend = TorchBackend(model, device, precision) if hasattr(model, "mel_forward") else model
-        self.classes = class_names(self.backend.labels)
+        is_module = hasattr(model, "mel_forward")
+        self.backend: Backend = TorchBackend(model, device, precision) if is_module else model
+        self._all_classes = class_names(self.backend.labels)
+        self._kept = select_classes(self._all_classes, self.options.include, self.options.exclude)
+        self._keeps_all = len(self._kept) == len(self._all_classes)
+        self.decoding = self._make_decoding([self._all_classes[i] for i in self._kept])
+        self.classes = self.decoding.classes
 
-    def detect(self, source: Source, *, keep_scores: bool = False, on_scores: ScoreSink | None = None) -> Detection:
+    def _make_decoding(self, classes: Sequence[ClassName]) -> Decoding:
+        """What the options say, and where they are silent what the checkpoint says."""
+        own = self.backend.tuning
+        options = self.options
+        thresholds: dict[str, np.ndarray] = {}
+        if options.detection_thresholds is None and own.get("class_thresholds") is not None:
+            thresholds[CLASS_THRESHOLDS] = np.asarray(own["class_thresholds"], np.float32)[self._kept]
+        else:
+            for threshold in options.detection_thresholds or DEFAULT_THRESHOLDS:
+                thresholds[f"{threshold:g}"] = np.full(len(classes), threshold, np.float32)
+        median: int | list[int] = options.median_window or DEFAULT_MEDIAN_WINDOW
+        if options.median_window is None and own.get("class_median_windows") is not None:
+            median = [int(own["class_median_windows"][i]) for i in self._kept]
+        return Decoding(
+            classes,
+            thresholds,
+            median,
+            options.hysteresis,
+            options.min_duration,
+            options.max_gap,
+            options.top_k,
+        )
+
+    def detect(
+        self,
+        source: Source,
+        *,
+        channel: int | None = None,
+        keep_scores: bool = False,
+        on_scores: ScoreSink | None = None,
+    ) -> Detection:
         """Find the events of one file or `Audio`.
 
         Arguments:
+            channel: of the audio, counted from 0; None: the mean of all.
             keep_scores: put the frame scores [C, T] into the result (45 KB per second for 447 classes).
             on_scores: called with each block of frame scores [C, t], in order, for scores too long to keep.
         Raises:
             UserError: the source cannot be read.
         """
-        clip = _Clip(_source_name(source), self, keep_scores, on_scores)
-        batch = _Batch()
-        for start, window in self._windows(source, clip):
-            batch.owners.append((clip, start))
-            batch.windows.append(window)
-            if len(batch.windows) == self.options.batch_size:
-                self._run(batch)
-                batch = _Batch()
-        self._run(batch)
-        return clip.finish()
+        job = Job(source, channel)
+        _, result = next(self.detect_many([job], keep_scores=keep_scores, make_sink=lambda _: on_scores))
+        if isinstance(result, Failure):
+            raise result.error
+        return result
 
-    def _windows(self, source: Source, clip: _Clip) -> Iterator[tuple[int, np.ndarray]]:
-        splitter = WindowSplitter(self.options.plan)
-        for block in read_blocks(source, self.channel):
-            yield from splitter.push(block)
-        if splitter.n_samples == 0:
-            raise UserError(f"'{_source_name(source)}' holds no samples")
-        yield from splitter.finish()
-        clip.n_samples = splitter.n_samples
+    def detect_many(
+        self,
+        jobs: Iterable[Job],
+        *,
+        n_threads: int = 1,
+        keep_scores: bool = False,
+        make_sink: Callable[[Job], ScoreSink | None] = lambda _: None,
+        on_window: Callable[[Job, int], None] = lambda _, __: None,
+    ) -> Iterator[tuple[Job, Detection | Failure]]:
+        """Find the events of many audios; batches are filled across them, and reading runs beside the network.
 
-    def _run(self, batch: _Batch) -> None:
-        if not batch.windows:
+        Arguments:
+            jobs: taken one by one, as the readers get to them.
+            n_threads: readers.
+            keep_scores: as in `detect`.
+            make_sink: gives the `on_scores` of each job.
+            on_window: told the job and the first frame of each window that has been computed.
+        Yields:
+            Each job with its result as soon as that is known; a file that cannot be read gives a `Failure`.
+        """
+        plan, size = self.options.plan, self.options.batch_size
+        running: dict[Job, _Open] = {}
+        batch: list[Window] = []
+        for item in read_jobs(jobs, plan, n_threads=n_threads, depth=2 * size):
+            job = item.job
+            if job not in running:
+                clip = ClipPass(job.name, plan, self.decoding, job.channel, keep_scores, make_sink(job))
+                running[job] = _Open(clip)
+            if isinstance(item, End):
+                running[job].end = item
+            else:
+                running[job].waiting += 1
+                batch.append(item)
+            if len(batch) == size:
+                self._run(batch, running, on_window)
+                batch = []
+            yield from _take_finished(running)
+        self._run(batch, running, on_window)
+        yield from _take_finished(running)
+
+    def _run(self, batch: list[Window], running: dict[Job, _Open], on_window: Callable[[Job, int], None]) -> None:
+        """Compute a batch and hand the scores to the jobs; one that has failed meanwhile is no longer there."""
+        if not batch:
             return
-        strong, weak = self.backend(np.stack(batch.windows))
-        expected = (len(self.classes), self.options.plan.window)
+        strong, weak = self.scores(np.stack([window.samples for window in batch]))
+        for window, frames, tags in zip(batch, strong, weak, strict=True):
+            if window.job in running:
+                running[window.job].clip.add(window.start, frames, tags)
+                running[window.job].waiting -= 1
+                on_window(window.job, window.start)
+
+    def scores(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of the kept classes per frame [B, C, T], and of all tags [B, Cw], of windows [B, N]."""
+        strong, weak = self.backend(windows)
+        expected = (len(self.backend.labels), windows.shape[1] // self.options.plan.samples_per_frame)
         if strong.shape[1:] != expected:
             raise ValueError(f"expected scores [B, {expected[0]}, {expected[1]}], the model gave {strong.shape}")
-        for (clip, start), frames, tags in zip(batch.owners, strong, weak, strict=True):
-            clip.add(start, frames, tags)
+        return (strong if self._keeps_all else strong[:, self._kept]), weak
 
-    def smooth(self, scores: np.ndarray) -> np.ndarray:
-        """Median filter over scores [C, T]."""
-        if self.options.median_window == 1:
-            return scores
-        from helpers.postprocess import median_filter
-
-        return median_filter(scores, self.options.median_window)
-
-    def make_decoder(self, threshold: float) -> EventDecoder:
-        """A decoder of frame scores into events at this threshold."""
-        high = np.full(len(self.classes), threshold, np.float32)
-        return EventDecoder(
-            high,
-            high * np.float32(self.options.hysteresis),
-            min_frames=max(1, to_frames(self.options.min_duration)),
-            max_gap=to_frames(self.options.max_gap),
-        )
+    def tag_names(self, detection: Detection) -> list[ClassName]:
+        """Names of `detection.tags`."""
+        return tag_names(len(detection.tags), self._all_classes)
 
 
-def _source_name(source: Source) -> str:
-    return source.name if isinstance(source, Audio) else fspath(source)
+def _take_finished(running: dict[Job, _Open]) -> Iterator[tuple[Job, Detection | Failure]]:
+    """Take out the jobs that have ended and wait for nothing."""
+    for job, entry in list(running.items()):
+        if entry.end is None or (entry.waiting and entry.end.error is None):
+            continue
+        del running[job]
+        if entry.end.error is not None:
+            yield job, Failure(job.name, entry.end.error)
+        else:
+            yield job, entry.clip.finish(entry.end.n_samples)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from helpers.classes import ClassName
+
 FRAME_RATE = 25.0  # frames of every model per second
 
 # One run of active frames of one class; `end` is the first frame after it.
@@ -24,13 +26,6 @@ class Event(NamedTuple):
     mean_score: float
     peak_score: float
     threshold: float
-
-
-class ClassName(NamedTuple):
-    """What a class is called: its display name and its machine identifier ("" when it has none)."""
-
-    label: str
-    mid: str
 
 
 @dataclass(frozen=True)

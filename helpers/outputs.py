@@ -9,14 +9,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from errors import UserError
 from helpers.events import Event, EventTable
 
-DCASE_COLUMNS = ("filename", "onset", "offset", "event_label")
 _LEDGER = ".efficientsed.jsonl"
 
 
@@ -48,12 +48,19 @@ class OutputFolder:
 
     def write(self, name: str, write: Callable[[Path], None]) -> Path:
         """Let `write` make a file at a temporary path, then give it its name; returns the final path."""
+        with self.staged(name) as temporary:
+            write(temporary)
+        return self.path / name
+
+    @contextmanager
+    def staged(self, name: str) -> Iterator[Path]:
+        """A temporary path that becomes the file `name` when the block ends without an error."""
         path = self.check(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         # The ending stays last: writers such as Matplotlib choose the format by it.
         temporary = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
         try:
-            write(temporary)
+            yield temporary
             checksum = _checksum(temporary)
             os.replace(temporary, path)
         finally:
@@ -61,7 +68,6 @@ class OutputFolder:
         self._ledger()[name] = checksum
         with (self.path / _LEDGER).open("a", encoding="utf-8") as ledger:
             ledger.write(json.dumps({"name": name, "sha256": checksum}) + "\n")
-        return path
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file, UTF-8 with line feeds."""
@@ -95,21 +101,6 @@ def _checksum(path: Path) -> str:
 def seconds(time: float) -> str:
     """A time with milliseconds, rounded down, so that no event ends after its audio."""
     return f"{math.floor(time * 1000 + 1e-6) / 1000:.3f}"
-
-
-def dcase_tsv(rows: Iterable[tuple[str, Event]]) -> str:
-    """Events (file name, event) as the DCASE challenges exchange them: filename, onset, offset, event_label."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
-    writer.writerow(DCASE_COLUMNS)
-    for name, event in rows:
-        writer.writerow((_plain(name), seconds(event.onset), seconds(event.offset), _plain(event.label)))
-    return text.getvalue()
-
-
-def _plain(text: str) -> str:
-    """Text that fits one field of a tab-separated line."""
-    return " ".join(text.replace("\t", " ").splitlines())
 
 
 def format_table(events: EventTable, limit: int | None = None) -> str:

@@ -10,14 +10,19 @@ from scipy.ndimage import median_filter
 
 from errors import UserError
 from helpers.audio_reader import Audio
-from helpers.detector import Detector
+from helpers.detector import Detector, Failure
+from helpers.pipeline import Job
 from tests.tone_model import ToneModel, tones
 
 EVENTS = [(1.0, 2.0, "Sine wave"), (8.8, 12.0, "Siren"), (17.4, 18.4, "Beep, bleep"), (20.0, 24.2, "Siren")]
 
 
+def last(detection):
+    return list(detection.tables.values())[-1]
+
+
 def found(detection) -> list[tuple[float, float, str]]:
-    return [(e.onset, e.offset, e.label) for e in detection.tables[-1]]
+    return [(e.onset, e.offset, e.label) for e in last(detection)]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def test_events_across_window_borders_are_found_whole(detector):
     detection = detector.detect(Audio(tones(25, EVENTS)))
     close(found(detection), EVENTS)
     assert detection.duration == 25
-    event = detection.tables[-1][0]
+    event = last(detection)[0]
     assert event.mid == "/m/01v_m0" and 0.5 < event.mean_score <= event.peak_score <= 1
 
 
@@ -66,7 +71,7 @@ def test_25_frames_per_second_of_the_real_audio(detector, seconds):
     audio = tones(seconds, [(0, seconds, "Siren")])
     detection = detector.detect(Audio(audio), keep_scores=True)
     assert detection.scores is not None and detection.scores.shape == (4, int(np.ceil(len(audio) / 640)))
-    sirens = [e for e in detection.tables[-1] if e.label == "Siren"]
+    sirens = [e for e in last(detection) if e.label == "Siren"]
     assert len(sirens) == 1 and sirens[0].onset == 0
     last_full_frame = len(audio) // 640 * 0.04  # what is left of a frame may be too short to be heard
     assert last_full_frame - 1e-9 <= sirens[0].offset <= len(audio) / 16_000
@@ -96,18 +101,18 @@ def test_any_format_rate_and_channels(detector, tmp_path, rate, channels, ending
     close(found(detector.detect(path)), events, 0.061)
 
 
-def test_one_channel_can_be_chosen():
-    audio = np.stack([tones(10, [(1, 2, "Siren")]), tones(10, [(4, 5, "Siren")])], axis=1)
-    second = Detector(ToneModel(), channel=1).detect(Audio(audio))
-    close(found(second), [(4, 5, "Siren")])
+def test_one_channel_can_be_chosen(detector):
+    audio = Audio(np.stack([tones(10, [(1, 2, "Siren")]), tones(10, [(4, 5, "Siren")])], axis=1))
+    close(found(detector.detect(audio, channel=1)), [(4, 5, "Siren")])
+    close(found(detector.detect(audio)), [(1, 2, "Siren"), (4, 5, "Siren")])
     with pytest.raises(UserError, match="no channel 2"):
-        Detector(ToneModel(), channel=2).detect(Audio(audio))
+        detector.detect(audio, channel=2)
 
 
 def test_several_thresholds_give_a_table_each():
     detection = Detector(ToneModel(), detection_thresholds=[1.0, 0.2, 0.5]).detect(Audio(tones(25, EVENTS)))
-    assert [len(table) for table in detection.tables] == [4, 4, 0]
-    assert [table.threshold.tolist()[:1] for table in detection.tables[:2]] == [[np.float32(0.2)], [0.5]]
+    assert {name: len(table) for name, table in detection.tables.items()} == {"0.2": 4, "0.5": 4, "1": 0}
+    assert detection.tables["0.2"][0].threshold == np.float32(0.2)
 
 
 @pytest.mark.parametrize(
@@ -132,3 +137,83 @@ def test_several_thresholds_give_a_table_each():
 def test_bad_options_name_the_option_and_the_value(options, message):
     with pytest.raises(UserError, match=message):
         Detector(ToneModel(), **options)
+
+
+def test_the_checkpoints_own_thresholds_and_windows_are_used():
+    model = ToneModel()
+    model.tuning = {"class_thresholds": [0.5, 1.0, 0.9, 0.5], "class_median_windows": [1, 3, 51, 9]}
+    audio = Audio(tones(25, [(1, 1.2, "Sine wave"), (2, 3, "Beep, bleep"), (4, 4.5, "Siren"), (6, 8, "Siren")]))
+    detection = Detector(model).detect(audio)
+    assert list(detection.tables) == ["class"]
+    # Beeps never reach 1.0, and the short siren does not survive a median of 51 frames.
+    close(found(detection), [(1, 1.2, "Sine wave"), (6, 8, "Siren")], 0.081)
+    assert [event.threshold for event in detection.events] == [0.5, np.float32(0.9)]
+    given = Detector(model, detection_thresholds=[0.5], median_window=1).detect(audio)
+    assert len(given.tables["0.5"]) == 4
+    sirens = Detector(model, include=["Alarm"]).detect(audio)  # the right ones of both lists for the classes kept
+    close(found(sirens), [(6, 8, "Siren")], 0.081)
+
+
+def test_only_some_classes(detector):
+    audio = Audio(tones(25, EVENTS))
+    sirens = Detector(ToneModel(), include=["Siren"], detection_thresholds=[0.5]).detect(audio, keep_scores=True)
+    close(found(sirens), [e for e in EVENTS if e[2] == "Siren"])
+    assert sirens.scores.shape == (1, 625)
+    others = Detector(ToneModel(), exclude=["Siren"], detection_thresholds=[0.5]).detect(audio)
+    close(found(others), [e for e in EVENTS if e[2] != "Siren"])
+    assert len(others.tags) == 4
+
+
+def test_top_k_keeps_the_classes_with_the_best_scores():
+    audio = tones(25, EVENTS)
+    audio[: 3 * 16_000] *= 0.6  # the sine wave is the faintest
+    detection = Detector(ToneModel(), top_k=2, detection_thresholds=[0.3]).detect(Audio(audio))
+    assert {e.label for e in detection.events} == {"Siren", "Beep, bleep"}
+
+
+def test_tags_are_the_best_of_all_windows(detector):
+    detection = detector.detect(Audio(tones(25, [(21, 22, "Siren")])))
+    tags = dict(zip((n.label for n in detector.tag_names(detection)), detection.tags, strict=True))
+    assert tags["Siren"] > 0.9 and tags["Dial tone"] < 0.1
+
+
+def many_jobs(n: int, bad: set[int]):
+    for i in range(n):
+        seconds = [0.5, 12.0, 3.0, 31.0][i % 4]
+        samples = np.full(10, np.nan) if i in bad else tones(seconds, [(0.1, 0.1 + 0.3 * seconds, "Siren")])
+        yield Job(Audio(samples, name=f"audio {i}"), key=i)
+
+
+@pytest.mark.parametrize(("n_threads", "batch_size"), [(1, 8), (3, 5), (2, 1)])
+def test_many_audios_give_what_each_gives_alone(n_threads, batch_size):
+    detector = Detector(ToneModel(), batch_size=batch_size, detection_thresholds=[0.5])
+    results = dict(
+        (job.key, result) for job, result in detector.detect_many(many_jobs(24, {5, 23}), n_threads=n_threads)
+    )
+    assert sorted(results) == list(range(24))
+    assert {i for i, r in results.items() if isinstance(r, Failure)} == {5, 23}
+    assert "audio 5" in str(results[5].error)
+    for i, job in enumerate(many_jobs(24, {5, 23})):
+        if i not in (5, 23):
+            assert list(results[i].events) == list(detector.detect(job.source).events)
+            assert results[i].name == f"audio {i}"
+
+
+def test_reading_stays_a_bounded_number_of_windows_ahead():
+    taken = []
+
+    def jobs():
+        for job in many_jobs(400, set()):
+            taken.append(job)
+            yield job
+
+    results = Detector(ToneModel(), batch_size=4).detect_many(jobs(), n_threads=2)
+    next(results)
+    assert len(taken) < 40
+    results.close()
+
+
+def test_a_defect_in_a_reader_reaches_the_caller(monkeypatch):
+    monkeypatch.setattr("helpers.pipeline.read_blocks", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(Detector(ToneModel()).detect_many(many_jobs(4, set())))

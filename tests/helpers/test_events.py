@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label as label_runs
 
-from helpers.events import ClassName, EventDecoder, decode_events
+from helpers.classes import ClassName
+from helpers.events import EventDecoder, decode_events
 
 RNG = np.random.default_rng(7)
 

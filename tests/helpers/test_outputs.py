@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
-import sed_eval  # noqa: F401  (checks that the DCASE reader of the field is there)
 
 from errors import UserError
-from helpers.events import ClassName, decode_events
-from helpers.outputs import OutputFolder, dcase_tsv, format_table, read_true_events, seconds
+from helpers.classes import ClassName
+from helpers.events import decode_events
+from helpers.outputs import OutputFolder, format_table, read_true_events, seconds
 
 CLASSES = [ClassName("Speech", "/m/09x0r"), ClassName('Tab\there, "quoted"', "")]
 
@@ -19,26 +18,6 @@ def some_events(n: int = 3):
     for i in range(n):
         scores[i % 2, 10 * i + 2 : 10 * i + 7] = 0.6 + i / 10 % 0.3
     return decode_events(scores, CLASSES, 0.5, duration=0.4 * n)
-
-
-def test_dcase_tsv_read_back_by_dcase_util(tmp_path):
-    import dcase_util
-
-    path = tmp_path / "a.tsv"
-    path.write_text(dcase_tsv([("clip one.wav", event) for event in some_events()]))
-    read = dcase_util.containers.MetaDataContainer().load(str(path), delimiter="\t")
-    assert [(e.filename, e.onset, e.offset, e.event_label) for e in read] == [
-        ("clip one.wav", 0.08, 0.28, "Speech"),
-        ("clip one.wav", 0.48, 0.68, 'Tab here, "quoted"'),
-        ("clip one.wav", 0.88, 1.08, "Speech"),
-    ]
-
-
-def test_dcase_tsv_read_back_by_pandas(tmp_path):
-    (tmp_path / "a.tsv").write_text(dcase_tsv([("a.wav", event) for event in some_events()]))
-    table = pd.read_csv(tmp_path / "a.tsv", sep="\t", quoting=3)
-    assert list(table.columns) == ["filename", "onset", "offset", "event_label"]
-    assert table.onset.tolist() == [0.08, 0.48, 0.88]
 
 
 def test_times_are_rounded_down():

@@ -1,0 +1,135 @@
+"""Audio from a pipe, which has no length and cannot be rewound: WAV or raw samples."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from errors import UserError
+
+PIECE_BYTES = 16_384  # asked for at once; a pipe gives what it has
+
+_FORMATS = {  # name: (bytes per sample, how they are read)
+    "u8": (1, lambda data: (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128),
+    "s16": (2, lambda data: np.frombuffer(data, "<i2").astype(np.float32) / 2**15),
+    "s24": (3, lambda data: _from_24_bit(data)),
+    "s32": (4, lambda data: (np.frombuffer(data, "<i4") / 2**31).astype(np.float32)),
+    "f32": (4, lambda data: np.frombuffer(data, "<f4").astype(np.float32)),
+    "f64": (8, lambda data: np.frombuffer(data, "<f8").astype(np.float32)),
+}
+_WAV_FORMATS = {(1, 8): "u8", (1, 16): "s16", (1, 24): "s24", (1, 32): "s32", (3, 32): "f32", (3, 64): "f64"}
+_EXTENSIBLE = 0xFFFE
+_UNKNOWN_LENGTH = 0x7FFF0000  # sizes from here on, and 0, are written by programs that do not know it yet
+
+
+def _from_24_bit(data: bytes) -> np.ndarray:
+    wide = np.zeros((len(data) // 3, 4), np.uint8)
+    wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+    return (wide.view("<i4")[:, 0] / 2**31).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class RawFormat:
+    """How raw samples are laid out: Hz, interleaved channels, and a name of `u8 s16 s24 s32 f32 f64`, little endian."""
+
+    sample_rate: int
+    channels: int = 1
+    encoding: str = "s16"
+
+    @classmethod
+    def parse(cls, text: str) -> RawFormat:
+        """From `RATE[:CHANNELS[:ENCODING]]`, e.g. 16000:1:s16."""
+        parts = text.split(":")
+        try:
+            rate, channels = int(parts[0]), int(parts[1]) if len(parts) > 1 else 1
+        except ValueError:
+            rate = channels = 0
+        encoding = parts[2] if len(parts) > 2 else "s16"
+        if len(parts) > 3 or not 1000 <= rate <= 1_000_000 or not 1 <= channels <= 256 or encoding not in _FORMATS:
+            raise UserError(
+                f"--raw is {text}: must be RATE:CHANNELS:ENCODING, e.g. 16000:1:s16 ({', '.join(_FORMATS)})"
+            )
+        return cls(rate, channels, encoding)
+
+
+@dataclass(frozen=True)
+class PipedAudio:
+    """Audio that can be read once: its rate in Hz, and blocks [n, channels] as they arrive."""
+
+    sample_rate: int
+    blocks: Iterator[np.ndarray]
+    name: str = "stdin"
+
+
+def open_pipe(file: BinaryIO, raw: RawFormat | None = None) -> PipedAudio:
+    """Start reading a pipe: WAV with its header, or raw samples in the given format.
+
+    Raises:
+        UserError: the pipe is empty, or holds neither.
+    """
+    length: int | None = None
+    if raw is None:
+        raw, length = _read_wav_header(file)
+    return PipedAudio(raw.sample_rate, _blocks(file, raw, length))
+
+
+def _read_wav_header(file: BinaryIO) -> tuple[RawFormat, int | None]:
+    """Format of the samples, and their bytes where the header says."""
+    start = _read(file, 12)
+    if not start:
+        raise UserError("standard input is empty: pipe audio into it")
+    if len(start) < 12 or start[:4] not in (b"RIFF", b"RF64") or start[8:] != b"WAVE":
+        raise UserError(
+            "standard input holds no WAV header: pipe WAV, or name the layout with --raw RATE:CHANNELS:ENCODING"
+        )
+    layout = None
+    while len(header := _read(file, 8)) == 8:
+        name, length = struct.unpack("<4sI", header)
+        if name == b"data":
+            if layout is None:
+                break
+            return layout, length if 0 < length < _UNKNOWN_LENGTH else None
+        body = _read(file, length + length % 2)
+        if name == b"fmt " and len(body) >= 16:
+            layout = _parse_fmt(body)
+    raise UserError("standard input starts like WAV, but its header is damaged")
+
+
+def _parse_fmt(body: bytes) -> RawFormat:
+    tag, channels, rate, _, _, bits = struct.unpack("<HHIIHH", body[:16])
+    if tag == _EXTENSIBLE and len(body) >= 26:
+        tag = struct.unpack("<H", body[24:26])[0]
+    encoding = _WAV_FORMATS.get((tag, bits))
+    if encoding is None or not channels or not rate:
+        raise UserError(f"standard input is WAV of a kind that cannot be piped (format {tag}, {bits} bits): use PCM")
+    return RawFormat(rate, channels, encoding)
+
+
+def _read(file: BinaryIO, n: int) -> bytes:
+    """Exactly n bytes, or what there is until the end."""
+    parts: list[bytes] = []
+    while n > 0 and (part := file.read(n)):
+        parts.append(part)
+        n -= len(part)
+    return b"".join(parts)
+
+
+def _blocks(file: BinaryIO, layout: RawFormat, length: int | None) -> Iterator[np.ndarray]:
+    width, decode = _FORMATS[layout.encoding]
+    frame_bytes = width * layout.channels
+    read = getattr(file, "read1", file.read)  # what is there, without waiting for a full buffer
+    kept, left = b"", length
+    while left is None or left > 0:
+        piece = read(PIECE_BYTES if left is None else min(PIECE_BYTES, left))
+        if not piece:
+            break
+        left = None if left is None else left - len(piece)
+        kept += piece
+        whole = len(kept) - len(kept) % frame_bytes
+        if whole:
+            yield decode(kept[:whole]).reshape(-1, layout.channels)
+            kept = kept[whole:]

@@ -1,0 +1,122 @@
+"""Reading many audios in threads while the network computes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from errors import UserError
+from helpers.audio_reader import Source, read_blocks, source_name
+from helpers.chunking import WindowPlan, WindowSplitter
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One audio to listen to.
+
+    Arguments:
+        source: a file, samples in memory, or a pipe.
+        channel: counted from 0; None: the mean of all.
+        key: whatever the caller wants to know it by.
+    """
+
+    source: Source
+    channel: int | None = None
+    key: object = None
+
+    @property
+    def name(self) -> str:
+        """Name of the file, or of what is none."""
+        return source_name(self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A window of a job: its first frame and its samples."""
+
+    job: Job
+    start: int
+    samples: np.ndarray
+
+
+@dataclass(frozen=True)
+class End:
+    """The end of a job: how many samples it had, or why it could not be read."""
+
+    job: Job
+    n_samples: int = 0
+    error: UserError | None = None
+
+
+def read_job(job: Job, plan: WindowPlan) -> Iterator[Window | End]:
+    """The windows of a job in order, then its end; a file that cannot be read ends with its error."""
+    splitter = WindowSplitter(plan)
+    try:
+        for block in read_blocks(job.source, job.channel):
+            for start, samples in splitter.push(block):
+                yield Window(job, start, samples)
+        if splitter.n_samples == 0:
+            raise UserError(f"'{job.name}' holds no samples")
+        for start, samples in splitter.finish():
+            yield Window(job, start, samples)
+    except UserError as error:
+        yield End(job, error=error)
+        return
+    yield End(job, splitter.n_samples)
+
+
+class _StoppedError(Exception):
+    """The caller does not want any more."""
+
+
+def read_jobs(jobs: Iterable[Job], plan: WindowPlan, *, n_threads: int = 1, depth: int = 16) -> Iterator[Window | End]:
+    """Windows and ends of many jobs, read by threads that run `depth` windows ahead at most.
+
+    The windows of one job come in order and before its end; those of different jobs may be mixed.
+    """
+    todo, lock = iter(jobs), threading.Lock()
+    items: queue.Queue[Window | End | BaseException | None] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: Window | End | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                return items.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        raise _StoppedError
+
+    def work() -> None:
+        try:
+            while True:
+                with lock:
+                    job = next(todo, None)
+                if job is None:
+                    break
+                for item in read_job(job, plan):
+                    put(item)
+            put(None)
+        except _StoppedError:
+            pass
+        except BaseException as error:  # a defect of ours must not leave the caller waiting
+            put(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    try:
+        n_running = len(threads)
+        while n_running:
+            item = items.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                n_running -= 1
+            else:
+                yield item
+    finally:
+        stop.set()

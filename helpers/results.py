@@ -1,0 +1,183 @@
+"""Everything that is written for one audio, and the table of a run over many."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from helpers.audio_reader import read_blocks
+from helpers.classes import ClassName
+from helpers.clips import cut_clips
+from helpers.detection import Detection, ScoreSink
+from helpers.event_files import FORMATS, Contents, best_tags, file_names, write_events
+from helpers.outputs import OutputFolder, read_true_events
+from helpers.pipeline import Job
+from helpers.score_files import SCORE_FORMATS, ScoreFile
+
+if TYPE_CHECKING:
+    from helpers.detector import Detector, Failure
+
+N_TAGS = 10
+ALL_FORMATS = (*FORMATS, *SCORE_FORMATS)
+
+
+@dataclass
+class ResultWriter:
+    """Writes what was asked for, file by file.
+
+    Arguments:
+        folder: where to.
+        formats: of `ALL_FORMATS`.
+        detector: what finds the events.
+        tags: list the most probable tags as well.
+        plot: draw a picture.
+        clips: folder for the events as audio files (those at the highest threshold), or None.
+        true_events: TSV of annotations to draw, or None.
+    """
+
+    folder: OutputFolder
+    formats: Sequence[str]
+    detector: Detector
+    tags: bool = False
+    plot: bool = False
+    clips: OutputFolder | None = None
+    true_events: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._open: dict[Job, tuple[ExitStack, list[ScoreFile]]] = {}
+        self.thresholds = list(self.detector.decoding.thresholds)
+
+    def names(self, stem: str) -> list[str]:
+        """The files that an audio will get."""
+        names = [n for f in self.formats if f in FORMATS for n in file_names(f, stem, self.thresholds)]
+        names += [SCORE_FORMATS[f][0].format(stem) for f in self.formats if f in SCORE_FORMATS]
+        names += [f"{stem}.tags.tsv"] if self.tags else []
+        return names + ([f"{stem}.png"] if self.plot else [])
+
+    def sink(self, job: Job) -> ScoreSink | None:
+        """Open the score files of a job; gives what takes its scores."""
+        wanted = [SCORE_FORMATS[f] for f in self.formats if f in SCORE_FORMATS]
+        if not wanted:
+            return None
+        stack = ExitStack()
+        files = [
+            make(stack.enter_context(self.folder.staged(name.format(job.key))), self.detector.classes)
+            for name, make in wanted
+        ]
+        self._open[job] = stack, files
+
+        def take(scores: np.ndarray) -> None:
+            for file in files:
+                file.add(scores)
+
+        return take
+
+    def discard(self, job: Job, error: BaseException) -> None:
+        """Drop the score files of a job that failed."""
+        if job in self._open:
+            stack, files = self._open.pop(job)
+            for file in files:
+                file.close(0.0)
+            stack.__exit__(type(error), error, None)
+
+    def write(self, job: Job, detection: Detection) -> list[Path]:
+        """Write all files of a job; returns them."""
+        stem = str(job.key)
+        tags = best_tags(self.detector.tag_names(detection), detection.tags, len(detection.tags)) if self.tags else []
+        contents = Contents(Path(detection.name).name, detection, tags[:N_TAGS])
+        if job in self._open:
+            stack, files = self._open.pop(job)
+            for file in files:
+                file.close(detection.duration)
+            stack.close()
+        written = [self.folder.path / SCORE_FORMATS[f][0].format(stem) for f in self.formats if f in SCORE_FORMATS]
+        for name in self.formats:
+            if name in FORMATS:
+                written += write_events(self.folder, name, stem, contents)
+        if self.tags:
+            written.append(self.folder.write_text(f"{stem}.tags.tsv", _tag_table(tags)))
+        if self.plot:
+            written.append(self._plot(job, detection))
+        if self.clips is not None:
+            table = list(detection.tables.values())[-1]
+            written += cut_clips(self.clips, detection.name, stem, table, detection.channel)
+        return written
+
+    def _plot(self, job: Job, detection: Detection) -> Path:
+        from helpers.plots import log_mel, plot_events
+
+        spectrogram = log_mel(read_blocks(job.source, job.channel), detection.duration)
+        title = Path(detection.name).name
+        mids = {name.mid: name.label for name in detection.classes if name.mid}
+        true = read_true_events(self.true_events, title, mids) if self.true_events else None
+        tables = [(f"score above {name}", table) for name, table in detection.tables.items()]
+        return self.folder.write(
+            f"{job.key}.png", lambda path: plot_events(path, spectrogram, detection.duration, tables, true, title)
+        )
+
+
+def _tag_table(tags: Sequence[tuple[ClassName, float]]) -> str:
+    rows = [f"{' '.join(name.label.split())}\t{name.mid}\t{p:.4f}\n" for name, p in tags]
+    return "".join(["label\tmid\tprobability\n", *rows])
+
+
+class Summary:
+    """One row per audio, for the table of a run; small, so that runs of any number of files fit."""
+
+    def __init__(self, thresholds: Sequence[str]) -> None:
+        self.thresholds = list(thresholds)
+        self.rows: dict[str, list[str]] = {}
+        self.failures: list[tuple[str, str]] = []
+        self.classes: Counter[str] = Counter()
+        self.seconds = 0.0
+        self.n_done = self.n_skipped = 0
+
+    @property
+    def columns(self) -> list[str]:
+        """Header of the table."""
+        return ["file", "status", "seconds", *(f"events_above_{t}" for t in self.thresholds), "most", "error"]
+
+    def add(self, stem: str, result: Detection | Failure) -> None:
+        """Take the result of one audio."""
+        if not isinstance(result, Detection):
+            self.failures.append((result.name, str(result.error)))
+            blanks = [""] * (len(self.thresholds) + 2)
+            self.rows[stem] = [result.name, "failed", *blanks, str(result.error)]
+            return
+        strictest = list(result.tables.values())[-1]
+        counts = Counter(result.classes[c].label for c in strictest.cls.tolist())
+        self.classes += counts
+        self.seconds += result.duration
+        self.n_done += 1
+        most = counts.most_common(1)[0][0] if counts else ""
+        numbers = [str(len(table)) for table in result.tables.values()]
+        self.rows[stem] = [result.name, "done", f"{result.duration:.3f}", *numbers, most, ""]
+
+    def skip(self, stem: str, name: str, earlier: dict[str, list[str]]) -> None:
+        """An audio whose files are there; its row is that of the earlier run's table where there is one."""
+        self.n_skipped += 1
+        blanks = [""] * (len(self.thresholds) + 3)
+        self.rows[stem] = earlier.get(name, [name, "done", *blanks])
+
+    def read(self, path: Path) -> dict[str, list[str]]:
+        """Rows of an earlier run's table by file, unless it had other columns."""
+        if not path.exists():
+            return {}
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        fits = rows and rows[0] == self.columns
+        return {row[0]: row for row in rows[1:] if row[1:2] == ["done"]} if fits else {}
+
+    def write(self, path: Path) -> None:
+        """Write the table as CSV, in the order in which the rows were begun."""
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.columns)
+            writer.writerows(row for row in self.rows.values() if row)  # an interrupted run has not got to all
