@@ -156,6 +156,35 @@ def test_full_size(name: str) -> None:
     assert backbone.target_frames(backbone.window_frames) == 250
 
 
+def test_initialisation_of_beats() -> None:
+    """Standard deviations of the published initialisation."""
+    torch.manual_seed(0)
+    beats = tiny("BEATs").beats
+    conv = beats.encoder.pos_conv[0].parametrizations.weight
+    assert float(conv.original1.std()) == pytest.approx(math.sqrt(4 / (128 * DIM)), rel=0.05)
+    torch.testing.assert_close(conv.original0, conv.original1.square().sum((0, 1), keepdim=True).sqrt())
+    layer, beta = beats.encoder.layers[1], 96**-0.25
+    attn = layer.self_attn
+    expected = {attn.q_proj: 1.0, attn.k_proj: 1.0, attn.v_proj: beta, attn.out_proj: beta, layer.fc1: beta}
+    for linear, gain in {**expected, layer.fc2: beta}.items():
+        std = gain * math.sqrt(2 / sum(linear.weight.shape))
+        assert float(linear.weight.std()) == pytest.approx(std, rel=0.05)
+        assert not linear.bias.any()
+    assert float(attn.grep_linear.weight.std()) == pytest.approx(0.02, rel=0.2)
+    assert float(beats.encoder.bias_table.std()) == pytest.approx(0.02, rel=0.1)
+    assert bool((attn.grep_a == 1).all())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "BEATs"])
+def test_initialisation_of_the_vits(name: str) -> None:
+    torch.manual_seed(0)
+    for key, parameter in tiny(name).named_parameters():
+        if re.search(r"(qkv|attn\.proj|fc[12])\.weight|pos_embed|(mask_embed|dist_token)$", key):
+            assert float(parameter.std()) == pytest.approx(0.02, rel=0.35), key
+        elif re.search(r"(qkv|attn\.proj|fc[12])\.bias", key):
+            assert not parameter.any(), key
+
+
 # --- depth groups
 
 
