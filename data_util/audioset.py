@@ -31,7 +31,8 @@ from torch.utils.data import Dataset
 
 from data_util.audio import CLIP_SAMPLES, CLIP_SECONDS, DecodeError, decode, fix_length
 from data_util.hdf5_dataset import Mp3File
-from data_util.label_files import read_durations, read_strong_tsv
+from data_util.label_cache import load_strong_events
+from data_util.label_files import read_durations
 from data_util.labels import Vocabulary, encode_events, load_vocabulary, unpack_weak_target
 from data_util.pseudo_labels import PseudoLabels, open_pseudo_labels
 from errors import UserError
@@ -189,7 +190,7 @@ class AudioSetStrong(ClipDataset):
         self.vocabulary = vocabulary or load_vocabulary("strong")
         files = split_files(data_dir, split)
         labels = self.data_dir / f"audioset_{split}_strong.tsv"
-        events = read_strong_tsv(labels, self.vocabulary)
+        events = load_strong_events(labels, self.vocabulary)
         rows, clips = _labelled_rows(files, events.clip_ids)
         if len(clips) == 0:
             names = ", ".join(file.path.name for file in files)

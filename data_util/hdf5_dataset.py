@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from errors import UserError
 
 N_TARGET_BYTES = 66  # 527 classes, bit-packed
+NAME_BYTES = 20  # width of the published names
 
 
 def clip_id_of_name(name: str) -> str:
@@ -134,3 +136,20 @@ class Mp3File(LazyHdf5):
     def targets(self) -> np.ndarray:
         """The packed weak labels of all clips, uint8 [N, 66]."""
         return self.file["target"][:]
+
+
+class PackedRows:
+    """The rows of a packed file under construction: names are there already, audio and labels come one by one."""
+
+    def __init__(self, file: h5py.File, names: Sequence[str]) -> None:
+        """Make the entries `audio_name`, `mp3` and `target` in an open file; `names` without `.mp3`."""
+        encoded = [f"{name}.mp3".encode() for name in names]
+        width = max([NAME_BYTES, *map(len, encoded)])
+        file.create_dataset("audio_name", data=np.array(encoded, f"S{width}"))
+        self._mp3 = file.create_dataset("mp3", (len(names),), h5py.vlen_dtype(np.uint8))
+        self._target = file.create_dataset("target", (len(names), N_TARGET_BYTES), np.uint8)
+
+    def write(self, row: int, mp3: bytes | np.ndarray, target: np.ndarray) -> None:
+        """Store the bytes of a clip and its packed weak labels, uint8 [66]."""
+        self._mp3[row] = np.frombuffer(mp3, np.uint8) if isinstance(mp3, bytes) else mp3
+        self._target[row] = target

@@ -1,4 +1,4 @@
-"""Readers of label files: strong labels as a TSV of events, lengths of clips."""
+"""Readers of label files as Google publishes them: strong TSV, weak CSV; and lengths of clips."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,72 @@ def _clips_of_segments(path: Path, table: pd.DataFrame, segments: list[str]) -> 
     if not first.all():
         _log.warning("%s: %d videos have several segments; their first counts", path, int((~first).sum()))
     return names[order][first], clip_of_segment
+
+
+def read_segments(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
+    """The clips of a strong TSV with the classes of their events, clips sorted by name, without the events.
+
+    Raises:
+        UserError: as `read_strong_tsv`.
+    """
+    import pandas as pd
+
+    events = read_strong_tsv(path, vocabulary)
+    segments = pd.read_csv(path, sep="\t", usecols=["segment_id"], dtype=str)["segment_id"].dropna().unique()
+    start_of: dict[str, int] = {}
+    for match in filter(None, map(_SEGMENT.fullmatch, segments)):
+        clip, start = f"Y{match[1]}", int(match[2])
+        start_of[clip] = min(start, start_of.get(clip, start))
+    clips = events.clip_ids.tolist()
+    mids = [tuple(vocabulary.mids[c] for c in np.unique(events.of(i)[2])) for i in range(len(events))]
+    return ClipLabels(clips, [start_of[clip] for clip in clips], mids)
+
+
+@dataclass(frozen=True)
+class ClipLabels:
+    """Clip-level labels.
+
+    Attributes:
+        clip_ids: [N] `Y<ytid>`, one each.
+        start_ms: [N] start of the segment in the video, milliseconds.
+        mids: [N] machine ids of each clip.
+    """
+
+    clip_ids: list[str]
+    start_ms: list[int]
+    mids: list[tuple[str, ...]]
+
+
+def read_weak_csv(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
+    """Read weak labels: comment lines with `#`, then `ytid, start s, end s, "mid,mid,..."`.
+
+    Raises:
+        UserError: missing file, malformed row, unknown MID (file, line, value).
+    """
+    labels = ClipLabels([], [], [])
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as handle:
+            for line, row in enumerate(csv.reader(handle, skipinitialspace=True), start=1):
+                if row and not row[0].startswith("#"):
+                    _add_weak_row(labels, row, f"{path}, line {line}", vocabulary)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read the labels {path}: {error}") from None
+    return labels
+
+
+def _add_weak_row(labels: ClipLabels, row: list[str], where: str, vocabulary: Vocabulary) -> None:
+    try:
+        ytid, start, end, mids = row[0].strip(), float(row[1]), float(row[2]), row[3]
+    except (IndexError, ValueError):
+        ytid, start, end, mids = "", math.nan, math.nan, ""
+    if not ytid or not 0 <= start < end < math.inf:
+        raise UserError(f'{where}: {",".join(row)!r} is not `ytid, start s, end s, "mid,..."`')
+    found = tuple(mid.strip() for mid in mids.split(",") if mid.strip())
+    if unknown := [mid for mid in found if mid not in vocabulary.index_by_mid]:
+        raise UserError(f"{where}: label {unknown[0]!r} is none of the {len(vocabulary)} classes")
+    labels.clip_ids.append(f"Y{ytid}")
+    labels.start_ms.append(round(start * 1000))
+    labels.mids.append(found)
 
 
 def read_durations(path: str | Path) -> dict[str, float]:

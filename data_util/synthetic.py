@@ -11,11 +11,8 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
-import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +24,12 @@ from tqdm import tqdm
 
 from data_util.audio import CLIP_SECONDS
 from data_util.files import replacing
-from data_util.hdf5_dataset import N_TARGET_BYTES
+from data_util.hdf5_dataset import PackedRows
 from data_util.label_files import STRONG_COLUMNS
 from data_util.labels import load_vocabulary
+from data_util.pack_clip import encode_mp3
+from data_util.pack_labels import pack_target
+from data_util.processes import worker_pool
 from data_util.sounds import RATE, SOUNDS, Sound
 from errors import UserError, exit_on_user_error
 
@@ -37,9 +37,9 @@ MANIFEST = "synthetic.json"
 BALANCED_SHARE = 0.25  # of the training clips; the rest goes into the unbalanced file
 SHIFT_SECONDS = 1.0  # largest shift of a noisy label
 EVENTS_PER_CLIP = (1, 6)
-_EVENT_COUNT_ODDS = (1, 2, 4, 4, 3, 2)
+_EVENT_COUNT_ODDS = (1, 2, 4, 4, 2, 1)
 _NOISE_FLOOR = (-66.0, -54.0)  # dBFS
-_FORMAT = 2  # raise it when the same request gives other bytes
+_FORMAT = 3  # raise it when the same request gives other bytes
 
 Event = tuple[float, float, str]  # onset s, offset s, MID
 
@@ -95,13 +95,6 @@ def make_audio(rng: np.random.Generator, n_events: int | None = None) -> tuple[n
         events.append((round(first / RATE, 3), round((first + len(wave)) / RATE, 3), sound.mid))
     audio *= min(1.0, 0.98 / np.abs(audio).max())
     return audio.astype(np.float32), sorted(events)
-
-
-def encode_mp3(audio: np.ndarray, rate: int = RATE) -> bytes:
-    """Encode [N] or [N, channels] float32 as MP3 (libsndfile, variable bit rate)."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio, rate, format="MP3", subtype="MPEG_LAYER_III")
-    return buffer.getvalue()
 
 
 def make_clip(seed: int, split: str, index: int) -> Clip:
@@ -173,11 +166,15 @@ def make_dataset(out: Path, request: Request, *, overwrite: bool = False, worker
     (out / MANIFEST).unlink(missing_ok=True)  # comes back last: a set without it is not whole
     events: dict[str, list[tuple[str, Event]]] = {"train": [], "eval": []}
     total = request.train + request.eval
-    with tqdm(total=total, desc=f"synthetic clips into {out}", unit="clip") as bar, _pool(workers, total) as pool:
+    with (
+        tqdm(total=total, desc=f"synthetic clips into {out}", unit="clip") as bar,
+        worker_pool(workers, total) as pool,
+    ):
         for part, (split, numbers) in parts.items():
             clips = pool.map(partial(make_clip, request.seed, split), numbers, chunksize=4)
+            ytids = [make_ytid(request.seed, split, number) for number in numbers]
             prefix = "00/" if part == "unbalanced_train" else ""
-            events[split] += _write_hdf5(files[part], prefix, len(numbers), clips, bar)
+            events[split] += _write_hdf5(files[part], prefix, ytids, clips, bar)
     rng = np.random.default_rng([request.seed, 3])
     _write_tsv(tables["train"], _disturb(events["train"], request.label_noise, rng))
     _write_tsv(tables["eval"], events["eval"])
@@ -200,33 +197,19 @@ def _must_write(out: Path, request: Request, files: list[Path], overwrite: bool)
     return True
 
 
-def _pool(workers: int | None, n_clips: int) -> ProcessPoolExecutor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ProcessPoolExecutor(max_workers=max(1, min(workers or cores, n_clips)))
-
-
-def _write_hdf5(path: Path, prefix: str, n_clips: int, clips: Iterable[Clip], bar: tqdm) -> list[tuple[str, Event]]:
+def _write_hdf5(
+    path: Path, prefix: str, ytids: Sequence[str], clips: Iterable[Clip], bar: tqdm
+) -> list[tuple[str, Event]]:
     """Pack clips as they come; returns (ytid, event) of all of them."""
     events = []
+    vocabulary = load_vocabulary("weak")
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        names = file.create_dataset("audio_name", (n_clips,), "S20")
-        mp3 = file.create_dataset("mp3", (n_clips,), h5py.vlen_dtype(np.uint8))
-        target = file.create_dataset("target", (n_clips, N_TARGET_BYTES), np.uint8)
+        rows = PackedRows(file, [f"{prefix}Y{ytid}" for ytid in ytids])
         for row, clip in enumerate(clips):
-            names[row] = f"{prefix}Y{clip.ytid}.mp3".encode()
-            mp3[row] = np.frombuffer(clip.mp3, np.uint8)
-            target[row] = pack_weak_target(mid for _, _, mid in clip.events)
+            rows.write(row, clip.mp3, pack_target([mid for _, _, mid in clip.events], vocabulary))
             events += [(clip.ytid, event) for event in clip.events]
             bar.update()
     return events
-
-
-def pack_weak_target(mids: Iterable[str]) -> np.ndarray:
-    """MIDs -> bit-packed clip labels, uint8 [66]; those without a weak class are left out."""
-    vocabulary = load_vocabulary("weak")
-    target = np.zeros(len(vocabulary), np.uint8)
-    target[[vocabulary.index_by_mid[mid] for mid in mids if mid in vocabulary.index_by_mid]] = 1
-    return np.packbits(target)
 
 
 def _disturb(

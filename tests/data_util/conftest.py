@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from data_util import label_cache
 from data_util.synthetic import Request, make_dataset
 
 
@@ -19,3 +20,8 @@ def data_dir(tmp_path_factory):
 @pytest.fixture
 def data_copy(data_dir, tmp_path):
     return shutil.copytree(data_dir, tmp_path / "data")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_cache, "CACHE_DIR", tmp_path / "cache")

@@ -1,0 +1,302 @@
+"""Packs a folder of audio files into the HDF5 layout of AudioSet.
+
+    python -m data_util.pack --audio DIR --labels FILE [--labels FILE ...] --out FILE.hdf
+
+The label files say which clips there are: strong TSVs and weak CSVs as Google publishes them. The audio may be WAV,
+FLAC, MP3 or OGG of any rate and number of channels, nested in folders, named `<ytid>`, `Y<ytid>` or
+`<ytid>_<start ms>`. Clips are stored as MP3, mono, 32 kHz, 10 s at most; an MP3 that is so already keeps its bytes.
+
+Work goes on in batches beside the output (`FILE.hdf.parts`), so a killed run resumes where it was; the same request
+again finds its output and does nothing. `FILE.hdf.report.csv` lists every clip that is missing, unreadable, silent,
+too short, clipped or duplicated. Missing and unreadable clips are left out, the others are packed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from data_util.files import replacing
+from data_util.hdf5_dataset import PackedRows
+from data_util.pack_clip import PackedClip, pack_clip
+from data_util.pack_labels import read_wanted
+from data_util.processes import worker_pool
+from errors import UserError, exit_on_user_error
+
+SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+REQUEST = "pack_request"  # attribute of the output
+REPORT_COLUMNS = ("clip_id", "problem", "detail", "file")
+BATCH = 256  # clips per resumable step
+_FORMAT = 1  # raise it when the same request gives another file
+
+
+class Problem(NamedTuple):
+    """One line of the report."""
+
+    clip_id: str
+    problem: str
+    detail: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One clip to pack: its id, its file relative to the audio folder, its packed weak labels."""
+
+    clip_id: str
+    file: str
+    target: bytes
+
+
+def find_audio(folder: Path) -> dict[str, list[str]]:
+    """Stem of every audio file below `folder` -> its paths relative to it, sorted.
+
+    Raises:
+        UserError: no such folder, or no audio in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--audio {folder}: there is no such folder")
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            found[path.stem].append(path.relative_to(folder).as_posix())
+    if not found:
+        raise UserError(f"--audio {folder}: no file ends in {', '.join(SUFFIXES)}")
+    return {stem: sorted(paths) for stem, paths in found.items()}
+
+
+def plan(folder: Path, label_files: Sequence[Path]) -> tuple[list[Task], list[Problem]]:
+    """Match the labelled clips with the files.
+
+    Returns:
+        (one task per clip that has a file, in the order of the labels; clips without a file or with several).
+    """
+    audio = find_audio(folder)
+    tasks, problems = [], []
+    for wanted in read_wanted(label_files):
+        ytid = wanted.clip_id[1:]
+        names = (wanted.clip_id, ytid, f"{ytid}_{wanted.start_ms}", f"{wanted.clip_id}_{wanted.start_ms}")
+        files = [path for name in names for path in audio.get(name, [])]
+        if not files:
+            problems.append(Problem(wanted.clip_id, "missing", "no file of this name", ""))
+            continue
+        if len(files) > 1:
+            problems.append(Problem(wanted.clip_id, "duplicated", f"{files[0]} is taken", "; ".join(files[1:])))
+        tasks.append(Task(wanted.clip_id, files[0], wanted.target))
+    if not tasks:
+        raise UserError(f"no file in {folder} is named after a clip of {', '.join(map(str, label_files))}")
+    return tasks, problems
+
+
+def fingerprint(folder: Path, tasks: Sequence[Task], min_seconds: float) -> str:
+    """Hash of all that the output depends on: clips, labels, sizes and times of the files, settings."""
+    digest = hashlib.sha256(f"{_FORMAT} {min_seconds}\n".encode())
+    for task in tasks:
+        stat = (folder / task.file).stat()
+        digest.update(f"{task.clip_id}\t{task.file}\t{stat.st_size}\t{stat.st_mtime_ns}\t".encode() + task.target)
+    return digest.hexdigest()
+
+
+def pack(
+    folder: Path,
+    label_files: Sequence[Path],
+    out: Path,
+    *,
+    min_seconds: float = 1.0,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> list[Problem] | None:
+    """Pack a folder; see the module.
+
+    Args:
+        folder: audio files, nested as they like.
+        label_files: strong TSVs and weak CSVs.
+        out: the HDF5 file.
+        min_seconds: shorter clips are reported.
+        workers: processes; None = one per core.
+        overwrite: replace an output made from other files.
+
+    Returns:
+        The report; None if this very output is there already.
+
+    Raises:
+        UserError: nothing to pack, unreadable labels, or an output that is something else.
+    """
+    tasks, problems = plan(folder, label_files)
+    request = json.dumps({"sha256": fingerprint(folder, tasks, min_seconds), "clips": len(tasks)})
+    if out.exists() and not overwrite:
+        if _request_of(out) == request:
+            return None
+        raise UserError(f"{out} is there and was made from other files or labels; add --overwrite to replace it")
+    parts = _open_parts(out, request)
+    _pack_parts(folder, tasks, parts, min_seconds, workers)
+    problems += _merge(parts, tasks, out, request)
+    problems.sort(key=lambda p: (p.clip_id, p.problem, p.file))
+    _write_report(report_path(out), problems)
+    shutil.rmtree(parts)
+    return problems
+
+
+def _request_of(out: Path) -> str | None:
+    """The request that an output was made from; None where it is no output of this command."""
+    try:
+        with h5py.File(out) as file:
+            return file.attrs.get(REQUEST)
+    except OSError:
+        return None
+
+
+def report_path(out: Path) -> Path:
+    """Where the report of an output stands."""
+    return out.with_name(f"{out.name}.report.csv")
+
+
+def _open_parts(out: Path, request: str) -> Path:
+    """The folder of finished batches: that of an interrupted run of this request, or a new one."""
+    parts = out.with_name(f"{out.name}.parts")
+    marker = parts / "request.json"
+    if not marker.is_file() or marker.read_text(encoding="utf-8") != request:
+        shutil.rmtree(parts, ignore_errors=True)
+        with replacing(marker) as part:
+            part.write_text(request, encoding="utf-8")
+    return parts
+
+
+def _part_path(parts: Path, first: int) -> Path:
+    return parts / f"{first:09d}.hdf"
+
+
+def _pack_parts(folder: Path, tasks: Sequence[Task], parts: Path, min_seconds: float, workers: int | None) -> None:
+    """Encode the batches that are not there yet, several at a time."""
+    firsts = [k for k in range(0, len(tasks), BATCH) if not _part_path(parts, k).is_file()]
+    left = sum(len(tasks[k : k + BATCH]) for k in firsts)
+    bar = tqdm(total=len(tasks), initial=len(tasks) - left, desc=f"packing {folder}", unit="clip")
+    with bar, worker_pool(workers, left) as pool:
+        for first in firsts:
+            batch = tasks[first : first + BATCH]
+            paths = [folder / task.file for task in batch]
+            packed = pool.map(pack_clip, paths, [min_seconds] * len(batch), chunksize=4)
+            _write_part(_part_path(parts, first), batch, _counted(packed, bar))
+
+
+def _counted(packed: Iterator[PackedClip], bar: tqdm) -> list[PackedClip]:
+    clips = []
+    for clip in packed:
+        clips.append(clip)
+        bar.update()
+    return clips
+
+
+def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip]) -> None:
+    """One finished batch: the packed clips and what is wrong with them."""
+    good = [(task, clip) for task, clip in zip(tasks, packed, strict=True) if clip.mp3]
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        rows = PackedRows(file, [task.clip_id for task, _ in good])
+        for row, (task, clip) in enumerate(good):
+            rows.write(row, clip.mp3, np.frombuffer(task.target, np.uint8))
+        file.attrs["digests"] = json.dumps([clip.digest for _, clip in good])
+        problems = [
+            Problem(task.clip_id, problem, detail, task.file)
+            for task, clip in zip(tasks, packed, strict=True)
+            for problem, detail in clip.problems
+        ]
+        text = np.frombuffer(json.dumps(problems).encode(), np.uint8)
+        file.create_dataset("problems", data=text)
+
+
+def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> list[Problem]:
+    """Join the batches into the output; returns their problems and the clips whose audio is the same."""
+    paths = [_part_path(parts, first) for first in range(0, len(tasks), BATCH)]
+    problems: list[Problem] = []
+    clip_ids: list[str] = []
+    first_with: dict[str, str] = {}
+    file_of = {task.clip_id: task.file for task in tasks}
+    for path in paths:
+        with h5py.File(path) as file:
+            problems += [Problem(*row) for row in json.loads(file["problems"][:].tobytes())]
+            names = [name.decode().removesuffix(".mp3") for name in file["audio_name"][:]]
+            for clip, digest in zip(names, json.loads(file.attrs["digests"]), strict=True):
+                if (other := first_with.setdefault(digest, clip)) != clip:
+                    problems.append(Problem(clip, "duplicated", f"same audio as {other}", file_of[clip]))
+            clip_ids += names
+    if not clip_ids:
+        raise UserError(f"not one of the {len(tasks)} files can be read; first: {problems[0].detail}")
+    with replacing(out) as temporary, h5py.File(temporary, "w") as file:
+        rows, row = PackedRows(file, clip_ids), 0
+        for path in tqdm(paths, desc=f"writing {out}", unit="batch"):
+            with h5py.File(path) as part:
+                for mp3, target in zip(part["mp3"][:], part["target"][:], strict=True):
+                    rows.write(row, mp3, target)
+                    row += 1
+        file.attrs[REQUEST] = request
+    return problems
+
+
+def _write_report(path: Path, problems: Sequence[Problem]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(REPORT_COLUMNS)
+        writer.writerows(problems)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data_util.pack", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--audio", type=Path, required=True, metavar="DIR", help="folder of audio files, nested or not")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="strong TSV or weak CSV as published; may be given several times",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.hdf", help="the packed file")
+    parser.add_argument(
+        "--min_seconds", type=float, default=1.0, help="report clips shorter than this (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output made from other files")
+    return parser
+
+
+@exit_on_user_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: see the module."""
+    args = _parser().parse_args(argv)
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers {args.workers}: must be at least 1")
+    if args.min_seconds < 0:
+        raise UserError(f"--min_seconds {args.min_seconds}: must not be negative")
+    problems = pack(
+        args.audio,
+        args.labels,
+        args.out,
+        min_seconds=args.min_seconds,
+        workers=args.workers,
+        overwrite=args.overwrite,
+    )
+    if problems is None:
+        print(f"{args.out} is made from these very files already: nothing to do")
+        return
+    counts: dict[str, int] = defaultdict(int)
+    for problem in problems:
+        counts[problem.problem] += 1
+    found = ", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "no problems"
+    with h5py.File(args.out) as file:
+        print(f"{args.out}: {len(file['audio_name'])} clips packed; {found} ({report_path(args.out)})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""One clip on its way into a packed file: checked, cut, mixed to mono, encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from data_util.audio import CLIP_SECONDS, DecodeError, decode_channels, resample
+
+PACKED_RATE = 32_000  # Hz
+_LENGTH_TOLERANCE = 0.3  # s: MP3 frames and encoder padding make a clip a little longer
+_SILENCE = 10 ** (-80 / 20)  # peak below which a clip counts as silent
+_FULL_SCALE, _CLIPPED_SHARE = 0.999, 1e-3
+
+
+@dataclass(frozen=True)
+class PackedClip:
+    """Bytes ready to be stored, and what is wrong with the clip.
+
+    Attributes:
+        mp3: MP3 bytes; empty when the clip cannot be read.
+        digest: hash of the file's bytes, the same for the same audio file under two names.
+        problems: (unreadable, silent, too short or clipped; in more words).
+    """
+
+    mp3: bytes
+    digest: str
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+def encode_mp3(audio: np.ndarray, rate: int = PACKED_RATE) -> bytes:
+    """Encode [N] or [N, channels] float32 as MP3 (libsndfile, variable bit rate)."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, rate, format="MP3", subtype="MPEG_LAYER_III")
+    return buffer.getvalue()
+
+
+def pack_clip(path: Path, min_seconds: float) -> PackedClip:
+    """Read a file and make it mono MP3 at 32 kHz of at most 10 s; bytes that are so already stay as they are.
+
+    Args:
+        path: audio file.
+        min_seconds: a shorter clip is reported as too short.
+
+    Returns:
+        The clip. Never raises for the sake of one file: what is wrong stands in `problems`.
+    """
+    try:
+        data = path.read_bytes()
+        audio, rate = decode_channels(data)
+    except (DecodeError, OSError) as error:
+        return PackedClip(b"", "", [("unreadable", " ".join(str(error).split()))])
+    problems = _problems(audio, rate, min_seconds)
+    if not _fits(data, audio, rate):
+        mono = audio.mean(axis=1)[: round(CLIP_SECONDS * rate)]
+        try:
+            data_out = encode_mp3(resample(mono, rate, PACKED_RATE))
+        except soundfile.SoundFileError as error:
+            return PackedClip(b"", "", [("unreadable", f"cannot be encoded: {error}")])
+        return PackedClip(data_out, _digest(data), problems)
+    return PackedClip(data, _digest(data), problems)
+
+
+def _fits(data: bytes, audio: np.ndarray, rate: int) -> bool:
+    if rate != PACKED_RATE or audio.shape[1] != 1 or len(audio) > (CLIP_SECONDS + _LENGTH_TOLERANCE) * rate:
+        return False
+    return soundfile.info(io.BytesIO(data)).format == "MP3"
+
+
+def _problems(audio: np.ndarray, rate: int, min_seconds: float) -> list[tuple[str, str]]:
+    seconds, peak = len(audio) / rate, float(np.abs(audio).max())
+    problems = []
+    if seconds < min_seconds:
+        problems.append(("too short", f"{seconds:.3f} s"))
+    if peak < _SILENCE:
+        problems.append(("silent", f"peak {peak:.1e}"))
+    share = float(np.mean(np.abs(audio) >= _FULL_SCALE))
+    if share >= _CLIPPED_SHARE:
+        problems.append(("clipped", f"{share:.1%} of the samples at full scale"))
+    return problems
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]

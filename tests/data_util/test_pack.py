@@ -1,0 +1,276 @@
+"""From a folder of files to a packed file: round trips, odd files, kills, repeats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+
+from data_util import pack as pack_module
+from data_util.audio import decode, decode_channels
+from data_util.hdf5_dataset import Mp3File
+from data_util.label_files import read_weak_csv
+from data_util.labels import load_vocabulary, unpack_weak_target
+from data_util.pack import main, pack, report_path
+from errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEECH, DOG, CAT = "/m/09x0r", "/m/0bt9lr", "/m/01yrx"
+STRONG_HEADER = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
+WEAK_HEADER = (
+    "# Segments csv created Sun Mar  5 10:54:31 2017\n"
+    "# num_ytids=2\n"
+    "# YTID, start_seconds, end_seconds, positive_labels\n"
+)
+
+
+def wave(seconds, rate, seed=0):
+    noise = np.random.default_rng(seed).standard_normal(round(seconds * rate))
+    sos = scipy.signal.butter(6, 3000, fs=rate, output="sos")
+    return (0.1 * scipy.signal.sosfiltfilt(sos, noise)).astype(np.float32)
+
+
+def mp3(audio, rate=32_000):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, rate, format="MP3", subtype="MPEG_LAYER_III")
+    return buffer.getvalue()
+
+
+def read_report(out):
+    with report_path(out).open(newline="") as file:
+        return {(row["clip_id"], row["problem"]): row for row in csv.DictReader(file)}
+
+
+def strong_labels(tmp_path, ytids, mid=DOG):
+    path = tmp_path / "labels.tsv"
+    path.write_text(STRONG_HEADER + "".join(f"{y}_30000\t0\t1\t{mid}\n" for y in ytids))
+    return path
+
+
+def test_round_trip_of_formats_rates_channels_and_names(tmp_path):
+    """Audio comes back within the error of MP3, whatever the source; labels exactly."""
+    audio = tmp_path / "audio"
+    (audio / "deep" / "er").mkdir(parents=True)
+    sources = {
+        "-_wavStereo": ("Y-_wavStereo.wav", 44_100, 2, 10.0),
+        "_flac_48k__": ("deep/_flac_48k__.flac", 48_000, 1, 10.0),
+        "oggShort_16": ("deep/er/oggShort_16_30000.ogg", 16_000, 1, 4.0),
+    }
+    sources["mp3LongDash"] = ("deep/Ymp3LongDash.mp3", 22_050, 1, 13.0)
+    for seed, (name, rate, channels, seconds) in enumerate(sources.values()):
+        samples = wave(seconds, rate, seed)
+        # Channels that differ, with the mean of the original
+        samples = np.stack([1.5 * samples, 0.5 * samples], axis=1) if channels == 2 else samples
+        soundfile.write(audio / name, samples, rate)
+    (audio / "notes.txt").write_text("no audio")
+    out = tmp_path / "out.hdf"
+    problems = pack(audio, [strong_labels(tmp_path, sources)], out, workers=1)
+    assert problems == []
+    reader = Mp3File(out)
+    assert sorted(reader.clip_ids) == sorted(f"Y{y}" for y in sources)
+    for seed, (ytid, (name, rate, _, seconds)) in enumerate(sources.items()):
+        row = reader.clip_ids.tolist().index(f"Y{ytid}")
+        stored, stored_rate = decode_channels(reader.mp3(row))
+        assert stored_rate == 32_000 and stored.shape[1] == 1
+        assert abs(len(stored) / 32_000 - min(seconds, 10.0)) < 0.01
+        original = wave(seconds, rate, seed).astype(float)
+        gcd = np.gcd(16_000, rate)
+        expected = scipy.signal.resample_poly(original, 16_000 // gcd, rate // gcd)
+        found = decode(reader.mp3(row))
+        n = min(len(found), len(expected), 150_000) - 1000
+        error = found[1000:n] - expected[1000:n]
+        lossy_twice = name.endswith((".ogg", ".mp3"))
+        least = 7 if lossy_twice else 12  # dB; a shift by one sample or a wrong level would give less
+        assert 10 * np.log10(np.mean(expected[1000:n] ** 2) / np.mean(error**2)) > least
+        labels = unpack_weak_target(reader.target(row), 527)
+        assert [load_vocabulary("weak").mids[c] for c in np.flatnonzero(labels)] == [DOG]
+
+
+def test_mp3_bytes_that_fit_are_kept_and_others_are_not(tmp_path):
+    fits, wrong_rate, stereo = mp3(wave(10, 32_000)), mp3(wave(10, 44_100), 44_100), wave(10, 32_000, 1)
+    stereo = mp3(np.stack([stereo, stereo], axis=1))
+    too_long = mp3(wave(12, 32_000))
+    for name, data in zip("abcd", (fits, wrong_rate, stereo, too_long), strict=True):
+        (tmp_path / f"{name}.mp3").write_bytes(data)
+    out = tmp_path / "out.hdf"
+    pack(tmp_path, [strong_labels(tmp_path, "abcd")], out, workers=1)
+    reader = Mp3File(out)
+    assert reader.mp3(0).tobytes() == fits
+    for row, data in enumerate((wrong_rate, stereo, too_long), start=1):
+        assert reader.mp3(row).tobytes() != data
+        assert soundfile.info(io.BytesIO(reader.mp3(row).tobytes())).channels == 1
+
+
+def test_every_kind_of_problem_is_reported(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    good = wave(2, 16_000)
+    soundfile.write(audio / "good.wav", good, 16_000)
+    soundfile.write(audio / "short.wav", good[:1600], 16_000)
+    soundfile.write(audio / "silent.wav", np.zeros(32_000), 16_000)
+    soundfile.write(audio / "clipped.wav", np.clip(50 * good, -1, 1), 16_000)
+    soundfile.write(audio / "twice.wav", wave(2, 16_000, 1), 16_000)
+    soundfile.write(audio / "twice.flac", wave(2, 16_000, 1), 16_000)
+    (audio / "copy.wav").write_bytes((audio / "good.wav").read_bytes())
+    (audio / "broken.mp3").write_bytes(b"\xff\xfb" + b"\0" * 100)
+    (audio / "empty.wav").write_bytes(b"")
+    ytids = ["good", "short", "silent", "clipped", "twice", "copy", "broken", "empty", "gone"]
+    out = tmp_path / "out.hdf"
+    pack(audio, [strong_labels(tmp_path, ytids)], out, workers=1)
+    report = read_report(out)
+    assert set(report) == {
+        ("Yshort", "too short"),
+        ("Ysilent", "silent"),
+        ("Yclipped", "clipped"),
+        ("Ytwice", "duplicated"),
+        ("Ygood", "duplicated"),
+        ("Ybroken", "unreadable"),
+        ("Yempty", "unreadable"),
+        ("Ygone", "missing"),
+    }
+    assert report["Ytwice", "duplicated"]["file"] == "twice.wav"
+    assert report["Ygood", "duplicated"]["detail"] == "same audio as Ycopy"  # labels come sorted by clip
+    packed = Mp3File(out).clip_ids.tolist()
+    assert sorted(packed) == sorted(f"Y{y}" for y in ytids if y not in ("broken", "empty", "gone"))
+
+
+def test_weak_csv_as_published(tmp_path):
+    path = tmp_path / "balanced_train_segments.csv"
+    path.write_text(f'{WEAK_HEADER}--PJ_xphWEs, 30.000, 40.000, "{SPEECH},{DOG}"\n_-b, 0.000, 10.000, "{CAT}"\n')
+    labels = read_weak_csv(path, load_vocabulary("weak"))
+    assert labels.clip_ids == ["Y--PJ_xphWEs", "Y_-b"] and labels.start_ms == [30_000, 0]
+    assert labels.mids == [(SPEECH, DOG), (CAT,)]
+    for name in ("--PJ_xphWEs_30000.wav", "_-b.wav"):
+        soundfile.write(tmp_path / name, wave(1.5, 16_000), 16_000)
+    pack(tmp_path, [path, strong_labels(tmp_path, ["_-b"])], tmp_path / "out.hdf", workers=1)
+    target = unpack_weak_target(Mp3File(tmp_path / "out.hdf").targets(), 527)
+    mids = load_vocabulary("weak").mids
+    assert [{mids[c] for c in np.flatnonzero(row)} for row in target] == [{SPEECH, DOG}, {CAT}]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('abc, 0.0, 10.0, "/m/nosuch"', ["line 4", "/m/nosuch"]),
+        ("abc, 0.0", ["line 4", "abc"]),
+        (f'abc, ten, 20, "{DOG}"', ["line 4", "ten"]),
+        (f'abc, 10, 5, "{DOG}"', ["line 4"]),
+    ],
+)
+def test_bad_weak_csv(tmp_path, row, words):
+    path = tmp_path / "weak.csv"
+    path.write_text(WEAK_HEADER + row + "\n")
+    with pytest.raises(UserError) as caught:
+        read_weak_csv(path, load_vocabulary("weak"))
+    assert all(word in str(caught.value) for word in ["weak.csv", *words])
+
+
+def make_folder(tmp_path, n=10):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for i in range(n):
+        soundfile.write(audio / f"clip{i}.wav", wave(1.2, 16_000, i), 16_000)
+    return audio, strong_labels(tmp_path, [f"clip{i}" for i in range(n)])
+
+
+def contents(path):
+    with h5py.File(path) as file:
+        mp3s = [row.tobytes() for row in file["mp3"][:]]
+        return file["audio_name"][:].tolist(), mp3s, file["target"][:].tolist()
+
+
+def test_same_request_does_nothing_and_another_needs_overwrite(tmp_path, capsys):
+    audio, labels = make_folder(tmp_path, 3)
+    out = tmp_path / "out.hdf"
+    arguments = ["--audio", str(audio), "--labels", str(labels), "--out", str(out), "--workers", "2"]
+    main(arguments)
+    assert "3 clips packed; no problems" in capsys.readouterr().out
+    before = out.stat().st_mtime_ns
+    main(arguments)
+    assert "nothing to do" in capsys.readouterr().out and out.stat().st_mtime_ns == before
+    soundfile.write(audio / "clip0.wav", wave(2.5, 16_000), 16_000)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and "--overwrite" in capsys.readouterr().err.splitlines()[-1]
+    main([*arguments, "--overwrite"])
+    assert len(decode(Mp3File(out).mp3(0))) == 40_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "audio",
+        "labels.tsv",
+        "out.hdf",
+        "out.hdf.report.csv",
+    ]
+
+
+def test_number_of_workers_and_batches_do_not_change_the_contents(tmp_path, monkeypatch):
+    audio, labels = make_folder(tmp_path)
+    pack(audio, [labels], tmp_path / "one.hdf", workers=1)
+    monkeypatch.setattr(pack_module, "BATCH", 3)
+    pack(audio, [labels], tmp_path / "two.hdf", workers=2)
+    assert contents(tmp_path / "one.hdf") == contents(tmp_path / "two.hdf")
+
+
+@pytest.mark.slow
+def test_kill_and_resume_gives_the_same_contents(tmp_path):
+    """SIGKILL in the middle; the second run keeps the finished batches and ends with the same file."""
+    audio, labels = make_folder(tmp_path, 40)
+    pack(audio, [labels], tmp_path / "whole.hdf", workers=1)
+    out = tmp_path / "killed.hdf"
+    code = "import sys; from data_util import pack; pack.BATCH = 4; pack.main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "--audio", str(audio), "--labels", str(labels), "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([*command, "--workers", "1"], env=environment, stderr=subprocess.DEVNULL)
+    parts = tmp_path / "killed.hdf.parts"
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("0*.hdf"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not out.exists()
+    done = {path: path.stat().st_mtime_ns for path in parts.glob("0*.hdf")}
+    assert 2 <= len(done) < 10
+    resumed = subprocess.run([*command, "--workers", "2"], env=environment, capture_output=True, text=True, check=True)
+    assert contents(out) == contents(tmp_path / "whole.hdf")
+    assert f"{4 * len(done)}/40" in resumed.stderr  # the bar starts where the killed run was
+    assert not parts.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--audio", "nowhere"], "no such folder"),
+        (["--audio", "empty"], "no file ends in"),
+        (["--labels", "missing.tsv"], "missing.tsv"),
+        (["--workers", "0"], "--workers 0"),
+        (["--min_seconds", "-1"], "--min_seconds"),
+        (["--labels", "other.tsv"], "named after a clip"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path, 1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.tsv").write_text(f"{STRONG_HEADER}other_0\t0\t1\t{DOG}\n")
+    defaults = {"--audio": "audio", "--labels": "labels.tsv", "--out": "out.hdf"}
+    defaults.update(zip(arguments[::2], arguments[1::2], strict=True))
+    with pytest.raises(SystemExit) as stopped:
+        main([word for pair in defaults.items() for word in pair])
+    error = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and words in error and len(error.splitlines()) == 1
+
+
+def test_a_folder_of_broken_files_makes_no_output(tmp_path):
+    (tmp_path / "a.mp3").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="not one of the 1 files can be read"):
+        pack(tmp_path, [strong_labels(tmp_path, ["a"])], tmp_path / "out.hdf", workers=1)
+    assert not (tmp_path / "out.hdf").exists()
