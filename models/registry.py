@@ -35,8 +35,6 @@ class Backbone(nn.Module):
     depth_patterns: ClassVar[tuple[tuple[str, int | None], ...]]
     # (regular expression, replacement) from the keys of released files to our own, see models.checkpoints
     key_map: ClassVar[tuple[tuple[str, str], ...]] = ()
-    # the longest mel (frames) that the network takes at once; None: any length. Longer input is cut into windows
-    window_frames: int | None = None
     # whether mel_forward takes `fmin` and `fmax` in Hz, which the training draws per batch
     has_mel_range: ClassVar[bool] = False
 
@@ -48,9 +46,9 @@ class Backbone(nn.Module):
         """Embedding [B, T, embed_dim] of a spectrogram [B, 1, F, frames]."""
         raise NotImplementedError
 
-    def target_frames(self, n_mel_frames: int) -> int | None:
-        """Frames at 25 per second to resample the embedding to; None if the embedding has them already."""
-        return max(1, round(n_mel_frames / 4))
+    def embed(self, mel: Tensor) -> Tensor:
+        """Embedding [B, T, embed_dim] at 25 frames per second of audio of any length; `forward` gives it by default."""
+        return self(mel)
 
 
 BackboneBuilder = Callable[[], Backbone]

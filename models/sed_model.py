@@ -15,7 +15,7 @@ from errors import UserError
 from models import checkpoints
 from models.cards import RESOURCES, find_card
 from models.heads import StrongHead, WeakHead
-from models.registry import FRAME_RATE, build_backbone, build_sequence_model, resample_frames
+from models.registry import FRAME_RATE, build_backbone, build_sequence_model
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +74,7 @@ class SEDModel(nn.Module):
 
     def embed(self, mel: Tensor) -> Tensor:
         """Backbone embedding [B, T, C] at 25 frames per second of the audio behind `mel`."""
-        window = self.model.window_frames
-        if window is not None and mel.shape[-1] > window:
-            from models.windows import windowed_embedding
-
-            return windowed_embedding(self.model, mel, window)
-        embedding = self.model(mel)
-        n_frames = self.model.target_frames(mel.shape[-1])
-        return embedding if n_frames is None else resample_frames(embedding, n_frames)
+        return self.model.embed(mel)
 
     def features(self, mel: Tensor) -> Tensor:
         """What the heads see, [B, T, F]: the embedding after the sequence model."""

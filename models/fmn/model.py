@@ -85,9 +85,6 @@ class FrameMobileNetBackbone(Backbone):
         x = self.fmn(mel)  # [B, C, F, T]; F = 1 for 128 mel bins
         return x.squeeze(2).transpose(1, 2)
 
-    def target_frames(self, n_mel_frames: int) -> int | None:
-        return None  # strides of 4 on 100 mel frames per second
-
 
 def _register_widths() -> None:
     # 04 ... 30 are the published frame-wise sizes; the others take weights of the clip-wise family
