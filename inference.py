@@ -5,28 +5,23 @@ Example: python inference.py --model_name=fmn10 --seq_model_type=tf --audio_file
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from config import ModelOptions, option, parse, refuse
 from errors import UserError, exit_on_user_error
-from helpers.audio_pipe import RawFormat, open_pipe
-from helpers.audio_reader import Source, count_channels, read_blocks
+from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
+from helpers.audio_reader import count_channels, read_blocks
 from helpers.backends import PRECISIONS
-from helpers.detection import Detection, DetectionOptions, detection_options
-from helpers.detector import Detector, Failure
-from helpers.event_files import best_tags
+from helpers.detection import DetectionOptions, detection_options
+from helpers.detector import Detector
 from helpers.inputs import STDIN, AudioInput, find_audio
-from helpers.outputs import OutputFolder, format_table, read_true_events
+from helpers.listening import listen_to_many, listen_to_one, listen_to_stream
+from helpers.outputs import OutputFolder, read_true_events
 from helpers.pipeline import Job
-from helpers.progress import Progress, clock
-from helpers.results import ALL_FORMATS, N_TAGS, ResultWriter, Summary
-
-PRINTED_ROWS = 60  # per threshold on the screen; the files hold all
-PRINTED_FAILURES = 20
-EXIT_BAD_FILES = 3
+from helpers.results import ALL_FORMATS, ResultWriter
 
 
 @dataclass
@@ -55,6 +50,17 @@ class InputOptions:
 
 
 @dataclass
+class StreamOptions:
+    """Streams."""
+
+    stream: str | None = option(
+        None, "print onsets and offsets while the audio comes: - for standard input (WAV, or see --raw), or a file"
+    )
+    stream_hop: float = option(1.0, "seconds of audio between calls of the network", low=0.04)
+    stream_lookahead: float = option(1.0, "seconds of audio that must follow a frame before it is scored", low=0)
+
+
+@dataclass
 class OutputOptions:
     """Results."""
 
@@ -69,7 +75,7 @@ class OutputOptions:
 
 
 @dataclass
-class InferenceOptions(OutputOptions, DetectionOptions, InputOptions, DeviceOptions):
+class InferenceOptions(OutputOptions, StreamOptions, DetectionOptions, InputOptions, DeviceOptions):
     """Find sound events in audio: print them, write them in the formats of other tools, draw them."""
 
     def check(self) -> None:
@@ -77,12 +83,18 @@ class InferenceOptions(OutputOptions, DetectionOptions, InputOptions, DeviceOpti
         DetectionOptions.check(self)
         if self.cuda and self.device is not None and not self.device.startswith("cuda"):
             refuse("device", self.device, "contradicts --cuda; give one of them")
+        if self.raw is not None:
+            RawFormat.parse(self.raw)
         if self.list_models:
+            return
+        if self.stream is not None:
+            if self.audio_file or self.audio_list or self.top_k:
+                raise UserError(
+                    "--stream listens to one stream as it comes: without --audio_file, --audio_list, --top_k"
+                )
             return
         if not self.audio_file and self.audio_list is None:
             raise UserError("--audio_file is missing: name the audio to listen to")
-        if self.raw is not None:
-            RawFormat.parse(self.raw)
         if STDIN in (self.audio_file or ()) and (self.plot or self.clips):
             raise UserError("--plot and --clips read the audio twice, which standard input cannot: save it first")
 
@@ -93,24 +105,19 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(InferenceOptions, argv)
     if options.list_models:
         return _list_models()
+    if options.stream is not None:
+        return _stream(options)
     inputs = find_audio(options.audio_file or [], options.audio_list)
     if len(inputs) == 1 and inputs[0].path != STDIN:
         next(read_blocks(inputs[0].path))  # its mistakes show before a model is loaded
     if options.true_events:
         read_true_events(options.true_events, inputs[0].path, {})
     detector = _make_detector(options)
-    writer = ResultWriter(
-        OutputFolder(options.out, overwrite=options.overwrite),
-        list(dict.fromkeys(options.format)),
-        detector,
-        tags=options.tags,
-        plot=options.plot,
-        clips=OutputFolder(options.clips, overwrite=options.overwrite) if options.clips else None,
-        true_events=options.true_events,
-    )
-    if len(inputs) == 1 and options.channels != "each":
-        return _run_one(options, inputs[0], detector, writer)
-    return _run_many(options, inputs, detector, writer)
+    writer = _make_writer(options, detector)
+    if len(inputs) == 1 and options.channels != "each" and not options.skip_existing:
+        return listen_to_one(detector, writer, _jobs_of(options, inputs[0])[0])
+    jobs = [job for audio in inputs for job in _jobs_of(options, audio)]
+    return listen_to_many(detector, writer, jobs, n_threads=options.num_readers, skip_existing=options.skip_existing)
 
 
 def _list_models() -> int:
@@ -133,109 +140,40 @@ def _make_detector(options: InferenceOptions) -> Detector:
     )
 
 
-def _jobs_of(options: InferenceOptions, audio: AudioInput) -> Iterator[Job]:
+def _make_writer(options: InferenceOptions, detector: Detector) -> ResultWriter:
+    return ResultWriter(
+        OutputFolder(options.out, overwrite=options.overwrite),
+        list(dict.fromkeys(options.format)),
+        detector,
+        tags=options.tags,
+        plot=options.plot,
+        clips=OutputFolder(options.clips, overwrite=options.overwrite) if options.clips else None,
+        true_events=options.true_events,
+    )
+
+
+def _jobs_of(options: InferenceOptions, audio: AudioInput) -> list[Job]:
     """One job, or one for each channel."""
-    source: Source = audio.path
-    if audio.path == STDIN:
-        source = open_pipe(sys.stdin.buffer, RawFormat.parse(options.raw) if options.raw else None)
+    source = _pipe(options) if audio.path == STDIN else audio.path
     if options.channels == "each" and audio.path != STDIN:
         try:
             n_channels = count_channels(audio.path)
         except UserError:
             n_channels = 1  # the reader meets the same error, where it is dealt with
-        for channel in range(n_channels):
-            yield Job(source, channel, f"{audio.stem}.ch{channel + 1}")
-    else:
-        yield Job(source, 0 if options.channels == "first" else None, audio.stem)
+        return [Job(source, channel, f"{audio.stem}.ch{channel + 1}") for channel in range(n_channels)]
+    return [Job(source, 0 if options.channels == "first" else None, audio.stem)]
 
 
-def _run_one(options: InferenceOptions, audio: AudioInput, detector: Detector, writer: ResultWriter) -> int:
-    """One audio: its events on the screen; a bad file is a mistake like any other."""
-    job = next(iter(_jobs_of(options, audio)))
-    _check_outputs(writer, [job])
-    _, result = next(detector.detect_many([job], make_sink=writer.sink))
-    if isinstance(result, Failure):
-        writer.discard(job, result.error)
-        raise result.error
-    for name, table in result.tables.items():
-        above = "the thresholds of the classes" if name == "class" else name
-        print(f"\n{result.name} ({result.duration:.2f} s): {len(table)} events above {above}")
-        print(format_table(table, PRINTED_ROWS))
-    if options.tags:
-        tags = best_tags(detector.tag_names(result), result.tags, N_TAGS)
-        print("\ntags: " + ", ".join(f"{name.label} {probability:.2f}" for name, probability in tags))
-    written = writer.write(job, result)
-    print("\nwritten: " + ", ".join(str(path) for path in written[:PRINTED_ROWS]))
-    return 0
+def _pipe(options: InferenceOptions) -> PipedAudio:
+    return open_pipe(sys.stdin.buffer, RawFormat.parse(options.raw) if options.raw else None)
 
 
-def _check_outputs(writer: ResultWriter, jobs: list[Job]) -> None:
-    """Find foreign files in the place of results before the work, not after it."""
-    for job in jobs:
-        for name in writer.names(str(job.key)):
-            writer.folder.check(name)
-
-
-def _run_many(options: InferenceOptions, inputs: list[AudioInput], detector: Detector, writer: ResultWriter) -> int:
-    """Many audios: progress on the way, a table of all at the end, bad files listed there."""
-    summary = Summary(writer.thresholds)
-    earlier = summary.read(options.out / "summary.csv") if options.skip_existing else {}
-    jobs, sizes = [], {}
-    for audio in inputs:
-        for job in _jobs_of(options, audio):
-            if options.skip_existing and all((options.out / name).exists() for name in writer.names(str(job.key))):
-                summary.skip(str(job.key), job.name, earlier)
-                continue
-            jobs.append(job)
-            sizes[job.key] = Path(audio.path).stat().st_size if Path(audio.path).is_file() else 0
-            summary.rows[str(job.key)] = []  # keeps the order of the inputs
-    _check_outputs(writer, jobs)
-    writer.folder.check("summary.csv")
-    progress = Progress(sizes)
-    frames_per_second = 25.0
-    try:
-        for job, result in detector.detect_many(
-            jobs,
-            n_threads=options.num_readers,
-            make_sink=writer.sink,
-            on_window=lambda job, frame: progress.heard(job.key, frame / frames_per_second),
-        ):
-            _take(job, result, writer, summary, progress)
-    finally:
-        progress.clear()
-        writer.folder.write("summary.csv", summary.write)
-    return _report(summary, progress, options.out)
-
-
-def _take(job: Job, result: Detection | Failure, writer: ResultWriter, summary: Summary, progress: Progress) -> None:
-    """Write the files of one audio; one whose results cannot be written is a bad file like any other."""
-    if isinstance(result, Detection):
-        try:
-            writer.write(job, result)
-        except UserError as error:
-            result = Failure(job.name, error)
-    if isinstance(result, Failure):
-        writer.discard(job, result.error)
-    summary.add(str(job.key), result)
-    progress.finished(job.key, result.duration if isinstance(result, Detection) else 0.0)
-
-
-def _report(summary: Summary, progress: Progress, out: Path) -> int:
-    """What has been done, and which files could not be read; returns the exit code."""
-    skipped = f", {summary.n_skipped} skipped" if summary.n_skipped else ""
-    audio, elapsed = clock(summary.seconds), clock(progress.elapsed)
-    print(f"{summary.n_done} files{skipped}, {audio} of audio in {elapsed} ({progress.speed:.1f} x real time)")
-    for label, count in summary.classes.most_common(N_TAGS):
-        print(f"  {count:>8}  {label}")
-    print(f"written: {out}, all files in {out / 'summary.csv'}")
-    if not summary.failures:
-        return 0
-    print(f"{len(summary.failures)} files could not be read:", file=sys.stderr)
-    for name, why in summary.failures[:PRINTED_FAILURES]:
-        print(f"  {name}: {why}", file=sys.stderr)
-    if len(summary.failures) > PRINTED_FAILURES:
-        print(f"  and {len(summary.failures) - PRINTED_FAILURES} more: see {out / 'summary.csv'}", file=sys.stderr)
-    return EXIT_BAD_FILES
+def _stream(options: InferenceOptions) -> int:
+    source = _pipe(options) if options.stream == STDIN else str(options.stream)
+    blocks = read_blocks(source, 0 if options.channels == "first" else None)
+    first = next(blocks)  # its mistakes show before a model is loaded
+    stream = _make_detector(options).stream(hop=options.stream_hop, lookahead=options.stream_lookahead)
+    return listen_to_stream(stream, itertools.chain([first], blocks), as_json="jsonl" in options.format)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,28 @@ class TorchBackend:
             strong, weak = self.model(self.model.mel_forward(batch))  # type: ignore[operator]
             return strong.float().sigmoid().cpu().numpy(), weak.float().sigmoid().cpu().numpy()
 
+    @property
+    def causal(self) -> bool:
+        """Whether new frames can be computed alone: short-sighted convolutions under a causal sequence model."""
+        backbone = getattr(self.model, "model", None)
+        return bool(getattr(self.model, "causal", False)) and getattr(backbone, "window_frames", 0) is None
+
+    def embed(self, waveform: np.ndarray) -> np.ndarray:
+        """Backbone embedding [T, F] of one waveform [N]; for streams."""
+        import torch
+
+        with torch.inference_mode():
+            mel = self.model.mel_forward(torch.from_numpy(waveform)[None].to(self.device))  # type: ignore[operator]
+            return self.model.embed(mel)[0].float().cpu().numpy()  # type: ignore[operator]
+
+    def classify(self, embedding: np.ndarray) -> np.ndarray:
+        """Probabilities [C, T] of an embedding [T, F]."""
+        import torch
+
+        with torch.inference_mode():
+            features = self.model.seq_model(torch.from_numpy(embedding)[None].to(self.device))  # type: ignore[operator]
+            return self.model.strong_head(features)[0].float().sigmoid().cpu().numpy()  # type: ignore[operator]
+
 
 def check_device(name: str):  # type: ignore[no-untyped-def]
     """The torch device of that name; UserError when this machine does not have it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from helpers.detection import (
     ScoreSink,
 )
 from helpers.pipeline import End, Job, Window, read_jobs
+
+if TYPE_CHECKING:
+    from helpers.streaming import EventStream
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,17 @@ class Detector:
         expected = (len(self.backend.labels), windows.shape[1] // self.options.plan.samples_per_frame)
         if strong.shape[1:] != expected:
             raise ValueError(f"expected scores [B, {expected[0]}, {expected[1]}], the model gave {strong.shape}")
-        return (strong if self._keeps_all else strong[:, self._kept]), weak
+        return self.select(strong), weak
+
+    def select(self, strong: np.ndarray) -> np.ndarray:
+        """The kept classes of scores [B, C, T]."""
+        return strong if self._keeps_all else strong[:, self._kept]
+
+    def stream(self, **options: Any) -> EventStream:
+        """Events while the audio is still coming; the options of `helpers.streaming.EventStream`."""
+        from helpers.streaming import EventStream
+
+        return EventStream(self, **options)
 
     def tag_names(self, detection: Detection) -> list[ClassName]:
         """Names of `detection.tags`."""

@@ -79,13 +79,18 @@ class ResultWriter:
 
         return take
 
-    def discard(self, job: Job, error: BaseException) -> None:
+    def discard(self, job: Job) -> None:
         """Drop the score files of a job that failed."""
         if job in self._open:
             stack, files = self._open.pop(job)
             for file in files:
                 file.close(0.0)
-            stack.__exit__(type(error), error, None)
+            stack.__exit__(InterruptedError, InterruptedError(), None)  # as `staged` ends when its block fails
+
+    def close(self) -> None:
+        """Drop what an interrupted run left open."""
+        for job in list(self._open):
+            self.discard(job)
 
     def write(self, job: Job, detection: Detection) -> list[Path]:
         """Write all files of a job; returns them."""

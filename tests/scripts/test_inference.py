@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +129,163 @@ def test_a_real_checkpoint_from_the_shell(audio_file, tmp_path):
     assert len(table) > 10 and table.offset.max() == 15
     labels = set(models.audioset_strong_labels())
     assert set(table.event_label) <= labels
+
+
+# ---- many files -----------------------------------------------------------------------------------------------
+
+
+def make_folder(folder: Path, n: int) -> dict[str, set[str]]:
+    """n files of which 1 in 20 is odd: bad ones of six kinds, and good ones of unusual rate and channels."""
+    kinds: dict[str, set[str]] = {"bad": set(), "odd": set()}
+    good = tones(1.0, [(0.2, 0.6, "Siren")])
+    for i in range(n):
+        path = folder / f"{i % 7}" / f"file {i:03d}.{('wav', 'flac')[i % 2]}"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        soundfile.write(path, good, 16_000)
+        if i % 20:
+            continue
+        kind = i // 20 % 8
+        kinds["odd" if kind > 5 else "bad"].add(str(path))
+        content = path.read_bytes()
+        if kind < 4:
+            path.write_bytes((b"", b"this is not audio" * 50, content[: len(content) // 3], content[:30])[kind])
+        elif kind == 4:
+            soundfile.write(path, np.zeros(0), 16_000)
+        elif kind == 5:
+            path.write_bytes(bytes(1000))
+        else:
+            rate, channels = ((96_000, 1), (22_050, 8))[kind - 6]
+            audio = np.repeat(tones(1.0, [(0.2, 0.6, "Siren")], rate)[:, None], channels, 1)
+            soundfile.write(path, audio, rate)
+    return kinds
+
+
+def run_folder(folder: Path, out: Path, *options: str) -> int:
+    return inference.main(["--audio_file", str(folder), f"--out={out}", "--detection_thresholds", "0.5", *options])
+
+
+def test_500_files_of_which_25_are_odd(tone_model, tmp_path, capsys):
+    kinds = make_folder(tmp_path / "in", 500)
+    assert run_folder(tmp_path / "in", tmp_path / "out") == 3
+    captured = capsys.readouterr()
+    bad = kinds["bad"]
+    assert len(bad) + len(kinds["odd"]) == 25 and len(bad) == 19
+    assert f"{len(bad)} files could not be read" in captured.err and "481 files" in captured.out
+    table = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert len(table) == 500 and table.file.is_unique
+    assert set(table.file[table.status == "failed"]) == bad and table.error.notna().sum() == len(bad)
+    assert table["events_above_0.5"].dropna().eq(1).all()
+    written = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.tsv")}
+    expected = {Path(f).relative_to(tmp_path / "in").with_suffix(".tsv").as_posix() for f in set(table.file) - bad}
+    assert written == expected
+    for name in ("1/file 120.tsv", "0/file 140.tsv"):  # 96 kHz and 8 channels
+        events = pd.read_csv(tmp_path / "out" / name, sep="\t")
+        np.testing.assert_allclose(events[["onset", "offset"]], [[0.2, 0.6]], atol=0.041)
+
+
+def test_an_interrupted_run_goes_on(tone_model, tmp_path, capsys, monkeypatch):
+    make_folder(tmp_path / "in", 19)
+    (tmp_path / "in" / "0" / "file 000.wav").unlink()
+    out = tmp_path / "out"
+    write, n_written = inference.ResultWriter.write, []
+
+    def stop_after_five(self, job, detection):
+        if len(n_written) == 5:
+            raise KeyboardInterrupt
+        n_written.append(job.key)
+        return write(self, job, detection)
+
+    monkeypatch.setattr(inference.ResultWriter, "write", stop_after_five)
+    with pytest.raises(SystemExit) as stop:
+        run_folder(tmp_path / "in", out, "--format", "tsv", "scores_hdf5")
+    assert stop.value.code == 130
+    assert len(pd.read_csv(out / "summary.csv")) == 5
+    assert len(list(out.rglob("*.tsv"))) == len(list(out.rglob("*.h5"))) == 5  # and no half ones
+    monkeypatch.setattr(inference.ResultWriter, "write", write)
+    assert run_folder(tmp_path / "in", out, "--format", "tsv", "scores_hdf5", "--skip_existing") == 0
+    assert "13 files, 5 skipped" in capsys.readouterr().out
+    table = pd.read_csv(out / "summary.csv")
+    assert len(table) == 18 and (table.status == "done").all() and table["events_above_0.5"].eq(1).all()
+    assert run_folder(tmp_path / "in", out, "--format", "tsv", "scores_hdf5", "--skip_existing") == 0
+    assert "0 files, 18 skipped" in capsys.readouterr().out
+
+
+def test_every_channel_by_itself(tone_model, tmp_path):
+    audio = np.stack([tones(3, [(1, 2, "Siren")]), tones(3, [(0.4, 0.8, "Sine wave")])], axis=1)
+    soundfile.write(tmp_path / "two.wav", audio, 16_000)
+    options = [f"--audio_file={tmp_path / 'two.wav'}", f"--out={tmp_path}", "--detection_thresholds", "0.5"]
+    assert inference.main([*options, "--channels=each", "--format", "csv"]) == 0
+    labels = [pd.read_csv(tmp_path / f"two.ch{i}.csv") for i in (1, 2)]
+    assert [t.label.tolist() for t in labels] == [["Siren"], ["Sine wave"]]
+    assert [t.channel.tolist() for t in labels] == [[1], [2]]
+    assert inference.main([*options, "--channels=first"]) == 0
+    assert pd.read_csv(tmp_path / "two.tsv", sep="\t").event_label.tolist() == ["Siren"]
+
+
+def test_clips_and_tags(tone_model, audio_file, tmp_path, capsys):
+    options = [f"--audio_file={audio_file}", f"--out={tmp_path / 'out'}", f"--clips={tmp_path / 'clips'}", "--tags"]
+    assert inference.main([*options, "--detection_thresholds", "0.5", "--format", "json"]) == 0
+    clips = sorted((tmp_path / "clips").rglob("*.wav"))
+    assert [c.name for c in clips] == ["00001.000-00002.000_Sine_wave.wav", "00008.800-00012.000_Siren.wav"]
+    whole, rate = soundfile.read(audio_file)
+    cut, rate_of_clip = soundfile.read(clips[1])
+    assert rate == rate_of_clip == 44_100
+    np.testing.assert_array_equal(cut, whole[round(8.8 * rate) : round(12.0 * rate)])
+    tags = pd.read_csv(tmp_path / "out" / "street corner.tags.tsv", sep="\t")
+    assert set(tags.label[tags.probability > 0.5]) == {"Sine wave", "Siren"}
+    assert "tags: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("label", ["../../etc/passwd", "a/b\\c:d*e?", "\u202egnp.exe", "", "." * 300])
+def test_labels_never_become_paths(label):
+    from helpers.clips import safe_name
+
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,60}", safe_name(label))
+
+
+# ---- standard input and streams -------------------------------------------------------------------------------
+
+
+class Pipe:
+    def __init__(self, data: bytes):
+        self.buffer = io.BytesIO(data)
+
+
+def test_audio_from_standard_input(tone_model, audio_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
+    assert inference.main(["--audio_file=-", f"--out={tmp_path}", "--detection_thresholds", "0.5"]) == 0
+    assert pd.read_csv(tmp_path / "stdin.tsv", sep="\t").event_label.tolist() == ["Sine wave", "Siren"]
+    raw = (tones(15, EVENTS, 8000) * 32767).astype("<i2").tobytes()
+    monkeypatch.setattr(sys, "stdin", Pipe(raw))
+    assert (
+        inference.main(["--audio_file=-", "--raw=8000:1:s16", f"--out={tmp_path}", "--detection_thresholds", "0.5"])
+        == 0
+    )
+    assert pd.read_csv(tmp_path / "stdin.tsv", sep="\t").event_label.tolist() == ["Sine wave", "Siren"]
+
+
+@pytest.mark.parametrize("source", ["-", "file"])
+def test_a_stream_on_the_command_line(tone_model, audio_file, monkeypatch, capsys, source):
+    monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
+    word = "-" if source == "-" else str(audio_file)
+    assert inference.main(["--stream", word, "--detection_thresholds", "0.5", "--format", "jsonl"]) == 0
+    captured = capsys.readouterr()
+    events = [json.loads(line) for line in captured.out.splitlines()]
+    assert [(e["kind"], e["label"]) for e in events] == [
+        ("onset", "Sine wave"), ("offset", "Sine wave"), ("onset", "Siren"), ("offset", "Siren"),
+    ]  # fmt: skip
+    np.testing.assert_allclose([e["time"] for e in events], [1, 2, 8.8, 12], atol=0.041)
+    assert "at most 2.16 s after the sound" in captured.err
+    monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
+    assert inference.main(["--stream", word, "--detection_thresholds", "0.5"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["1.000", "onset", "Sine"]
+
+
+def test_a_reader_that_stops_early_is_no_error(audio_file, tmp_path):
+    import models
+
+    torch.save(models.create_model("fmn04").state_dict(), tmp_path / "weights.pt")
+    command = f"{sys.executable} inference.py --model_name fmn04 --checkpoint '{tmp_path}/weights.pt'"
+    command += f" --stream '{audio_file}' --detection_thresholds 0.5 | head -n 2"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("\n") == 2 and done.stderr.count("\n") == 1

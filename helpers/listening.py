@@ -1,0 +1,172 @@
+"""Running a detector over one audio, many of them, or a stream, and saying on the screen what happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from errors import UserError
+from helpers.audio_reader import SAMPLE_RATE
+from helpers.detection import CLASS_THRESHOLDS, Detection
+from helpers.detector import Detector, Failure
+from helpers.event_files import best_tags
+from helpers.events import FRAME_RATE
+from helpers.outputs import format_table
+from helpers.pipeline import Job
+from helpers.progress import Progress, clock
+from helpers.results import N_TAGS, ResultWriter, Summary
+
+if TYPE_CHECKING:
+    from helpers.streaming import EventStream, StreamEvent
+
+PRINTED_ROWS = 60  # per threshold on the screen; the files hold all
+PRINTED_FAILURES = 20
+SUMMARY_FILE = "summary.csv"
+EXIT_BAD_FILES = 3
+
+
+def listen_to_one(detector: Detector, writer: ResultWriter, job: Job) -> int:
+    """One audio: its events on the screen and in files. A bad file is a mistake like any other (UserError)."""
+    _refuse_foreign_files(writer, [job])
+    try:
+        _, result = next(detector.detect_many([job], make_sink=writer.sink))
+        if isinstance(result, Failure):
+            raise result.error
+    except BaseException:
+        writer.close()
+        raise
+    for name, table in result.tables.items():
+        above = "the thresholds of their classes" if name == CLASS_THRESHOLDS else name
+        print(f"\n{result.name} ({result.duration:.2f} s): {len(table)} events above {above}")
+        print(format_table(table, PRINTED_ROWS))
+    if writer.tags:
+        tags = best_tags(detector.tag_names(result), result.tags, N_TAGS)
+        print("\ntags: " + ", ".join(f"{name.label} {probability:.2f}" for name, probability in tags))
+    written = [str(path) for path in writer.write(job, result)]
+    more = f" and {len(written) - N_TAGS} more" if len(written) > N_TAGS else ""
+    print("\nwritten: " + ", ".join(written[:N_TAGS]) + more)
+    return 0
+
+
+def listen_to_many(
+    detector: Detector, writer: ResultWriter, jobs: Sequence[Job], *, n_threads: int = 2, skip_existing: bool = False
+) -> int:
+    """Many audios: progress on the way, a table of all at the end, bad files listed there.
+
+    Arguments:
+        n_threads: that read audio.
+        skip_existing: leave out jobs whose files are all there.
+    Returns:
+        The exit code: 0, or 3 where files could not be read.
+    """
+    summary = Summary(writer.thresholds)
+    todo = _skip_existing(writer, jobs, summary) if skip_existing else list(jobs)
+    summary.rows.update({str(job.key): [] for job in todo if str(job.key) not in summary.rows})
+    _refuse_foreign_files(writer, todo)
+    writer.folder.check(SUMMARY_FILE)
+    progress = Progress({job.key: _size(job) for job in todo})
+    results = detector.detect_many(
+        todo,
+        n_threads=n_threads,
+        make_sink=writer.sink,
+        on_window=lambda job, frame: progress.heard(job.key, frame / FRAME_RATE),
+    )
+    try:
+        for job, result in results:
+            taken = _write(writer, job, result)
+            summary.add(str(job.key), taken)
+            progress.finished(job.key, taken.duration if isinstance(taken, Detection) else 0.0)
+    finally:
+        progress.clear()
+        writer.close()
+        writer.folder.write(SUMMARY_FILE, summary.write)
+    return _report(summary, progress, writer.folder.path)
+
+
+def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], *, as_json: bool = False) -> int:
+    """Samples at 16 kHz as they come: each onset and offset on a line once it is certain, until the end or Ctrl-C."""
+    print(f"listening; events are known at most {stream.latency:.2f} s after the sound", file=sys.stderr, flush=True)
+    try:
+        try:
+            for block in blocks:
+                for i in range(0, len(block), SAMPLE_RATE):
+                    _show(stream.push(block[i : i + SAMPLE_RATE]), as_json)
+        except KeyboardInterrupt:
+            pass
+        _show(stream.finish(), as_json)
+    except BrokenPipeError:  # whoever read the events has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _show(events: Sequence[StreamEvent], as_json: bool) -> None:
+    for event in events:
+        about = f"{event.label}  (above {event.threshold}, {event.mean_score:.2f})"
+        text = (
+            json.dumps(event._asdict(), ensure_ascii=False)
+            if as_json
+            else f"{event.time:10.3f}  {event.kind:<6}  {about}"
+        )
+        print(text, flush=True)
+
+
+def _refuse_foreign_files(writer: ResultWriter, jobs: Sequence[Job]) -> None:
+    """Find foreign files in the place of results before the work, not after it."""
+    for job in jobs:
+        for name in writer.names(str(job.key)):
+            writer.folder.check(name)
+
+
+def _skip_existing(writer: ResultWriter, jobs: Sequence[Job], summary: Summary) -> list[Job]:
+    """The jobs that lack a file; the others go into the summary as they stand in that of the earlier run."""
+    folder = writer.folder.path
+    earlier = summary.read(folder / SUMMARY_FILE)
+    todo = []
+    for job in jobs:
+        summary.rows[str(job.key)] = []  # keeps the order
+        if all((folder / name).exists() for name in writer.names(str(job.key))):
+            summary.skip(str(job.key), job.name, earlier)
+        else:
+            todo.append(job)
+    return todo
+
+
+def _size(job: Job) -> int:
+    path = Path(job.name)
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _write(writer: ResultWriter, job: Job, result: Detection | Failure) -> Detection | Failure:
+    """Write the files of one audio; one whose results cannot be written is a bad file like any other."""
+    if isinstance(result, Detection):
+        try:
+            writer.write(job, result)
+        except UserError as error:
+            result = Failure(job.name, error)
+    if isinstance(result, Failure):
+        writer.discard(job)
+    return result
+
+
+def _report(summary: Summary, progress: Progress, out: Path) -> int:
+    """What has been done, and which files could not be read; returns the exit code."""
+    skipped = f", {summary.n_skipped} skipped" if summary.n_skipped else ""
+    audio, elapsed = clock(summary.seconds), clock(progress.elapsed)
+    print(f"{summary.n_done} files{skipped}, {audio} of audio in {elapsed} ({progress.speed:.1f} x real time)")
+    for label, count in summary.classes.most_common(N_TAGS):
+        print(f"  {count:>8}  {label}")
+    print(f"written: {out}, all files in {out / SUMMARY_FILE}")
+    if not summary.failures:
+        return 0
+    print(f"{len(summary.failures)} files could not be read:", file=sys.stderr)
+    for name, why in summary.failures[:PRINTED_FAILURES]:
+        print(f"  {name}: {why}", file=sys.stderr)
+    if len(summary.failures) > PRINTED_FAILURES:
+        print(f"  and {len(summary.failures) - PRINTED_FAILURES} more: see {out / SUMMARY_FILE}", file=sys.stderr)
+    return EXIT_BAD_FILES
