@@ -62,8 +62,9 @@ class TorchBackend:
     @property
     def causal(self) -> bool:
         """Whether new frames can be computed alone: short-sighted convolutions under a causal sequence model."""
-        backbone = getattr(self.model, "model", None)
-        return bool(getattr(self.model, "causal", False)) and getattr(backbone, "window_frames", 0) is None
+        if not getattr(self.model, "causal", False):
+            return False
+        return getattr(self.model.model, "window_frames", None) is None  # attention hears a whole window
 
     def embed(self, waveform: np.ndarray) -> np.ndarray:
         """Backbone embedding [T, F] of one waveform [N]; for streams."""
