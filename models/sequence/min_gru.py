@@ -87,6 +87,17 @@ def _hand_on(states: Tensor, decay: Tensor, n_frames: int) -> Tensor:
     return torch.addcmul(states, decay, torch.stack(start, dim=1).unsqueeze(2)).flatten(1, 2)[:, :n_frames]
 
 
+class MinGRUScan(nn.Module):
+    """`min_gru_scan` as a module, so that its work can be counted."""
+
+    def forward(self, hidden: Tensor, gate: Tensor) -> Tensor:
+        return min_gru_scan(hidden, gate)
+
+    def macs(self, hidden: Tensor, gate: Tensor) -> int:
+        """Multiplications of the recurrence: the decay of each state and its input."""
+        return 2 * hidden.numel()
+
+
 class MinGRU(nn.Module):
     """One direction of a minGRU.
 
@@ -97,10 +108,11 @@ class MinGRU(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.to_hidden_and_gate = nn.Linear(dim, 2 * dim, bias=False)
+        self.scan = MinGRUScan()
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, D] -> [B, T, D]
         hidden, gate = self.to_hidden_and_gate(x).chunk(2, dim=-1)
-        return min_gru_scan(hidden, gate).to(hidden.dtype)
+        return self.scan(hidden, gate).to(hidden.dtype)
 
 
 class BidirectionalMinGRU(nn.Module):
