@@ -105,3 +105,51 @@ def operating_points(changes, rates, weights, efpr, hits, threshold):  # type: i
         if x <= rates.max_efpr:
             n = _insert(x, tp, changes.score[i], efpr, hits, threshold, n)
     return n
+
+
+class Resamples(NamedTuple):
+    """R weightings of the clips, and what follows from them."""
+
+    weights: np.ndarray  # int32 [R, n_clips]
+    seconds: np.ndarray  # float64 [R], total duration
+    per_second: np.ndarray  # float64 [R, C], 1 / seconds of events of each class; [R, 0] without cross triggers
+    n_other: np.ndarray  # int64 [R], number of other classes with events
+
+
+class Steps(NamedTuple):
+    """Where the curves of the classes rise, for R weightings; `counts` says how much of each row is used."""
+
+    counts: np.ndarray  # int64 [R]
+    efpr: np.ndarray  # float64 [R, *]
+    rise: np.ndarray  # float64 [R, *], of the true positive rate
+    rise_of_square: np.ndarray  # float64 [R, *]
+
+
+@njit(nogil=True, cache=True)
+def resample_class(changes, resamples, alpha_ct, max_efpr, n_events, areas, steps):  # type: ignore[no-untyped-def]
+    """Walks down the thresholds of one class once for every weighting of the clips.
+
+    Args:
+        changes: the class's counts.
+        n_events: int64 [R], events of the class; a weighting without any is skipped.
+        areas: output float64 [R], area under the curve up to max_efpr as a share of max_efpr.
+        steps: output, to which the steps of the curve are appended.
+    """
+    size = len(changes.score) + 1
+    efpr, hits, threshold = np.empty(size), np.empty(size, np.int64), np.empty(size)
+    for r in range(len(resamples.seconds)):
+        if n_events[r] == 0:
+            continue
+        rates = Rates(resamples.seconds[r], alpha_ct, resamples.per_second[r], resamples.n_other[r], max_efpr)
+        n = operating_points(changes, rates, resamples.weights[r], efpr, hits, threshold)
+        area, before = 0.0, 0.0
+        for i in range(n):
+            tpr = hits[i] / n_events[r]
+            area += tpr * ((efpr[i + 1] if i + 1 < n else max_efpr) - efpr[i])
+            if tpr > before:
+                k = steps.counts[r]
+                steps.efpr[r, k], steps.rise[r, k] = efpr[i], tpr - before
+                steps.rise_of_square[r, k] = tpr * tpr - before * before
+                steps.counts[r] += 1
+            before = tpr
+        areas[r] = area / max_efpr

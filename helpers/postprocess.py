@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from errors import UserError
+from helpers.score_tables import plan_windows
 
 Scores = TypeVar("Scores", torch.Tensor, np.ndarray)
 
@@ -73,11 +74,11 @@ def _median_filter_numpy(scores: np.ndarray, windows: np.ndarray) -> np.ndarray:
     if scores.size == 0:
         return scores.copy()
     rows = np.ascontiguousarray(scores).reshape(-1, n_frames)
-    out = np.empty_like(rows)
+    out, plan = np.empty_like(rows), plan_windows(windows)
     n_threads = max(1, min(torch.get_num_threads(), len(rows) // n_classes))
     step = -(-len(rows) // n_classes // n_threads) * n_classes
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(lambda i: median_rows(rows[i : i + step], windows, out[i : i + step]), range(0, len(rows), step)))
+        list(pool.map(lambda i: median_rows(rows[i : i + step], plan, out[i : i + step]), range(0, len(rows), step)))
     return out.reshape(scores.shape)
 
 

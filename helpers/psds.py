@@ -15,7 +15,21 @@ As a command: `python -m helpers.psds --help`.
 from __future__ import annotations
 
 from helpers.psds_accumulator import PSDSAccumulator
+from helpers.psds_bootstrap import Interval, bootstrap, paired_bootstrap
 from helpers.psds_curves import F1, PSDS1, PSDS2, ROC, PSDSSettings
 from helpers.psds_figures import PSDSResult, macro_f1, micro_f1
 
-__all__ = ["F1", "PSDS1", "PSDS2", "ROC", "PSDSAccumulator", "PSDSResult", "PSDSSettings", "macro_f1", "micro_f1"]
+__all__ = [
+    "F1",
+    "PSDS1",
+    "PSDS2",
+    "ROC",
+    "Interval",
+    "PSDSAccumulator",
+    "PSDSResult",
+    "PSDSSettings",
+    "bootstrap",
+    "macro_f1",
+    "micro_f1",
+    "paired_bootstrap",
+]

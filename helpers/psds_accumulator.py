@@ -15,7 +15,8 @@ from helpers import psds_batches as batches
 from helpers.postprocess import check_windows
 from helpers.psds_curves import F1, PSDS1, PSDSSettings
 from helpers.psds_pools import Pool, TopPool
-from helpers.score_kernels import Batch, Criteria, Found, score_classes
+from helpers.score_kernels import score_classes
+from helpers.score_tables import Batch, Criteria, Found, plan_windows
 
 if TYPE_CHECKING:
     from helpers.psds_figures import PSDSResult
@@ -65,7 +66,7 @@ class PSDSAccumulator:
             raise UserError("expected 0 < max_fpr <= 1, segment_seconds > 0 and frame_rate > 0")
         self.settings, self.frame_rate = settings, float(frame_rate)
         self.segment_seconds, self.max_fpr = float(segment_seconds), float(max_fpr)
-        self.windows = check_windows(median_window, len(self.class_names))
+        self.windows = plan_windows(check_windows(median_window, len(self.class_names)))
         self.clip_to_duration, self.keep_clips, self.n_threads = clip_to_duration, keep_clips, n_threads
         self.all_durations = None if all_durations is None else sorted(map(float, all_durations))
         self.class_index = {name: c for c, name in enumerate(self.class_names)}
@@ -226,10 +227,10 @@ class PSDSAccumulator:
         B, C, T = values.shape
         score, n = values.dtype, B * T
         shapes: list[tuple[int, Any]] = [
-            *((n, score), (n, np.int8), (n, np.int32)),
+            *((n + 1, score), (n + 1, np.int8), (n + 1, np.int32)),
             *((n, score), (n, np.int32), (n, np.int32), (n, np.int32)),
             *((T * n_labels, score), (T * n_labels, np.int32), (T * n_labels, np.int32), (T * n_labels, np.int32)),
-            *((B, score), (B, np.int32), (B * n_segments, score), (B * n_segments, score)),
+            *((B, score), (B, np.int32), (B * n_segments + 1, score), (B * n_segments, score)),
         ]
         if self._buffer is None or any(
             column.shape[1] < width or column.dtype != dtype
@@ -271,7 +272,7 @@ class PSDSAccumulator:
 
     def _options(self) -> dict[str, Any]:
         names = "class_names settings frame_rate segment_seconds max_fpr clip_to_duration keep_clips all_durations"
-        return {name: getattr(self, name) for name in names.split()} | {"median_window": self.windows.tolist()}
+        return {name: getattr(self, name) for name in names.split()} | {"median_window": self.windows.lengths.tolist()}
 
     def compute(self) -> PSDSResult:
         """Computes PSDS and partial AUROC over the clips given so far.

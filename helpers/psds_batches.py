@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from errors import UserError
-from helpers.score_kernels import Events
+from helpers.score_tables import Events
 
 Event = tuple[float, float, str]
 SHORTEST_FRAME = 1e-6  # seconds; times are compared with 6 decimals

@@ -112,7 +112,7 @@ def rates(collected: PSDSAccumulator, weights: np.ndarray | None = None) -> Rate
     """
     settings = collected.settings
     n_times = np.ones(len(collected.clips)) if weights is None else weights[clip_ranks(collected)]
-    per_second = np.zeros(0)
+    per_second: np.ndarray = np.zeros(0)
     if settings.cttc is not None:
         lengths: list[list[float]] = [[] for _ in collected.class_names]
         for clip, c, seconds in event_table(collected).tolist():

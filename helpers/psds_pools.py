@@ -72,4 +72,4 @@ class TopPool(Pool):
         first = len(scores) - self.top
         self.keep(c, np.argpartition(scores, first)[first:])
         self.floor[c] = max(self.floor[c], float(self.rows(c)[0].min()))
-        self.limits[c] = self.top + max(64, self.top // 8)
+        self.limits[c] = self.top + max(64, self.top // 4)

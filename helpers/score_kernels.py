@@ -7,67 +7,10 @@ of the function that is called. They release the GIL: callers run them in thread
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
-
-class Batch(NamedTuple):
-    """Scores of B clips on their time grids."""
-
-    scores: np.ndarray  # float32 or float64 [B, C, T]
-    windows: np.ndarray  # int64 [C], odd median windows
-    n_frames: np.ndarray  # int64 [B], frames that lie inside the clip
-    stamps: np.ndarray  # float64 [B, T + 1], frame k lasts from stamps[k] to stamps[k + 1] seconds
-    n_segments: np.ndarray  # int64 [B]
-    segment_bounds: np.ndarray  # float64 [B, S + 1], seconds
-    segment_frames: np.ndarray  # int64 [B, S, 2], first frame and last frame + 1 of each segment
-    gaps: np.ndarray  # bool [B], whether a segment has no frame
-
-
-class Events(NamedTuple):
-    """Ground truth of the same clips, in two orders."""
-
-    first: np.ndarray  # int64 [C * B + 1]: events first[c * B + b] ... first[c * B + b + 1] - 1 of class c in clip b
-    onsets: np.ndarray  # float64 [E], sorted by class, clip, onset
-    offsets: np.ndarray  # float64 [E]
-    clip_first: np.ndarray  # int64 [B + 1], the same for the arrays below
-    clip_label: np.ndarray  # int64 [E], sorted by clip, class, onset
-    clip_onsets: np.ndarray  # float64 [E]
-    clip_offsets: np.ndarray  # float64 [E]
-
-
-class Criteria(NamedTuple):
-    """What counts as a detection, and below which score nothing is needed any more."""
-
-    dtc: float
-    gtc: float
-    cttc: float  # below 0: no cross triggers
-    floor: np.ndarray  # float64 [C], for detections
-    segment_floor: np.ndarray  # float64 [C], for segments without event
-
-
-class Found(NamedTuple):
-    """Output, one row per class; `counts` says how much of each row is used."""
-
-    counts: np.ndarray  # int64 [C, 6]: turns, steps, triggers, peaks, quiet segments, active segments
-    bad_clip: np.ndarray  # int64 [C], first clip with NaN or infinite scores, or -1
-    turn_score: np.ndarray  # [C, B * T], classes absent from a clip: number of detections changes by turn_sign
-    turn_sign: np.ndarray  # int8
-    turn_clip: np.ndarray  # int32
-    step_score: np.ndarray  # [C, B * T], classes present in a clip: changes of false and true positives
-    step_fp: np.ndarray  # int32
-    step_tp: np.ndarray  # int32
-    step_clip: np.ndarray  # int32
-    trigger_score: np.ndarray  # [C, *], cross triggers with class trigger_other change by trigger_change
-    trigger_change: np.ndarray  # int32
-    trigger_other: np.ndarray  # int32
-    trigger_clip: np.ndarray  # int32
-    peak_score: np.ndarray  # [C, B], highest score of a clip without the class
-    peak_clip: np.ndarray  # int32
-    quiet: np.ndarray  # [C, B * S], highest scores of the segments without the class
-    active: np.ndarray  # [C, B * S], and of those with it
+from helpers.score_tables import LONGEST_NETWORK
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -116,6 +59,20 @@ def _median9(p, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _network_median(p, window, steps, rows, out):  # type: ignore[no-untyped-def]
+    """Median by a sorting network of whole curves: row j holds the neighbours at distance j - window // 2."""
+    length = len(out)
+    for j in range(window):
+        rows[j] = p[j : j + length]
+    for k in range(len(steps)):
+        low, high = rows[steps[k, 0]], rows[steps[k, 1]]
+        for i in range(length):
+            a, b = low[i], high[i]
+            low[i], high[i] = _min(a, b), _max(a, b)
+    out[:] = rows[window // 2]
+
+
+@njit(nogil=True, cache=True)
 def _sliding_median(p, window, out):  # type: ignore[no-untyped-def]
     """Keeps the window sorted while it slides: one removal and one insertion per frame."""
     ordered = np.sort(p[:window])
@@ -135,8 +92,8 @@ def _sliding_median(p, window, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _median_row(x, window, padded, out):  # type: ignore[no-untyped-def]
-    """Median filter of one curve x [T] into out [T]; `padded` is scratch of at least T + window - 1 values."""
+def _median_row(x, window, steps, padded, rows, out):  # type: ignore[no-untyped-def]
+    """Median filter of one curve x [T] into out [T]; `padded` and `rows` are scratch for the longest window."""
     if window == 1:
         out[:] = x
         return
@@ -145,16 +102,22 @@ def _median_row(x, window, padded, out):  # type: ignore[no-untyped-def]
     _reflect_pad(x, half, p)
     if window == 9:
         _median9(p, out)
+    elif len(steps) > 0:
+        _network_median(p, window, steps, rows, out)
     else:
         _sliding_median(p, window, out)
 
 
 @njit(nogil=True, cache=True)
 def median_rows(x, windows, out):  # type: ignore[no-untyped-def]
-    """Median filter of the rows of x [N, T] into out [N, T]; row n uses windows[n % len(windows)]."""
-    padded = np.empty(x.shape[1] + windows.max() - 1, x.dtype)
+    """Median filter of the rows of x [N, T] into out [N, T]; row n belongs to class n % C."""
+    longest = windows.lengths.max()
+    padded = np.empty(x.shape[1] + longest - 1, x.dtype)
+    rows = np.empty((min(longest, LONGEST_NETWORK), x.shape[1]), x.dtype)
     for n in range(x.shape[0]):
-        _median_row(x[n], windows[n % len(windows)], padded, out[n])
+        c = n % len(windows.lengths)
+        steps = windows.steps[windows.first[c] : windows.last[c]]
+        _median_row(x[n], windows.lengths[c], steps, padded, rows, out[n])
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -177,25 +140,19 @@ def _turning_points(y, floor, out_score, out_sign, n):  # type: ignore[no-untype
     """Appends +1 at each local maximum of y and -1 at each local minimum, as far as they reach `floor`.
 
     The sum of the signs at or above a threshold is the number of runs of frames above it (before the first and
-    after the last frame the curve counts as minus infinity). Returns the new length of the output.
+    after the last frame the curve counts as minus infinity). Returns the new length of the output, which needs room for
+    one row more.
     """
-    rising = True
+    direction = 1
     last = y[0]
-    for t in range(1, len(y)):
+    for t in range(1, len(y)):  # no branches that depend on the noise: every candidate is written, few are kept
         value = y[t]
-        if rising:
-            if value < last:
-                if last >= floor:
-                    out_score[n], out_sign[n] = last, 1
-                    n += 1
-                rising = False
-        elif value > last:
-            if last >= floor:
-                out_score[n], out_sign[n] = last, -1
-                n += 1
-            rising = True
+        step = (1 if value > last else 0) - (1 if value < last else 0)
+        out_score[n], out_sign[n] = last, direction
+        n += 1 if step * direction < 0 and last >= floor else 0
+        direction = step if step != 0 else direction
         last = value
-    if rising and last >= floor:
+    if direction == 1 and last >= floor:
         out_score[n], out_sign[n] = last, 1
         n += 1
     return n
@@ -332,28 +289,45 @@ def _has_bad_value(x):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
-def _highest(x):  # type: ignore[no-untyped-def]
-    high = x[0]
-    for t in range(1, len(x)):
+def _highest(x, start, end):  # type: ignore[no-untyped-def]
+    """Highest of x[start:end]; 0 when that is empty, as sed_scores_eval scores a segment without any frame."""
+    high = x[start] if end > start else x.dtype.type(0)
+    for t in range(start + 1, end):
         high = _max(high, x[t])
     return high
 
 
 @njit(nogil=True, cache=True)
-def _score_segments(batch, events, b, c, y, floor, found):  # type: ignore[no-untyped-def]
-    """Appends the highest score of each segment to those with or without an event of class c.
+def _peak(x):  # type: ignore[no-untyped-def]
+    """Highest value of a long row; four running maxima let the processor work on several at once."""
+    a = b = c = d = x[0]
+    stop = len(x) - len(x) % 4
+    for t in range(0, stop, 4):
+        a, b, c, d = _max(a, x[t]), _max(b, x[t + 1]), _max(c, x[t + 2]), _max(d, x[t + 3])
+    for t in range(stop, len(x)):
+        a = _max(a, x[t])
+    return _max(_max(a, b), _max(c, d))
 
-    A segment without any frame scores 0, as in sed_scores_eval.
-    """
+
+@njit(nogil=True, cache=True)
+def _quiet_segments(y, frames, n_segments, floor, quiet, n):  # type: ignore[no-untyped-def]
+    """Appends the scores of all segments of a clip without the class; returns the new number of rows."""
+    for s in range(n_segments):
+        quiet[n] = _highest(y, frames[s, 0], frames[s, 1])
+        n += 1 if quiet[n] >= floor else 0
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _mixed_segments(batch, events, b, c, y, floor, found):  # type: ignore[no-untyped-def]
+    """Appends the scores of the segments of a clip with events of class c to those with or without an event."""
     index = c * len(batch.n_frames) + b
-    first, last = events.first[index], events.first[index + 1]
     for s in range(batch.n_segments[b]):
-        start, end = batch.segment_frames[b, s]
-        score = _highest(y[start:end]) if end > start else y.dtype.type(0)
+        start, end = batch.segment_bounds[b, s], batch.segment_bounds[b, s + 1]
+        score = _highest(y, batch.segment_frames[b, s, 0], batch.segment_frames[b, s, 1])
         active = False
-        for e in range(first, last):
-            on, off = batch.segment_bounds[b, s], batch.segment_bounds[b, s + 1]
-            active |= on < events.offsets[e] and off > events.onsets[e]
+        for e in range(events.first[index], events.first[index + 1]):
+            active |= start < events.offsets[e] and end > events.onsets[e]
         if active:
             found.active[c, found.counts[c, 5]] = score
             found.counts[c, 5] += 1
@@ -363,24 +337,10 @@ def _score_segments(batch, events, b, c, y, floor, found):  # type: ignore[no-un
 
 
 @njit(nogil=True, cache=True)
-def _score_detections(batch, events, b, c, y, criteria, found):  # type: ignore[no-untyped-def]
+def _matched_detections(batch, events, b, c, y, criteria, found):  # type: ignore[no-untyped-def]
     """Appends the changes of false positives, true positives and cross triggers along one curve y."""
     index = c * len(batch.n_frames) + b
-    first, last = events.first[index], events.first[index + 1]
-    floor = criteria.floor[c]
-    if first == last:
-        peak = _highest(y)
-        if peak < floor:
-            return
-        n = found.counts[c, 3]
-        found.peak_score[c, n], found.peak_clip[c, n] = peak, b
-        found.counts[c, 3] += 1
-        if criteria.cttc < 0:
-            n = found.counts[c, 0]
-            end = _turning_points(y, floor, found.turn_score[c], found.turn_sign[c], n)
-            found.turn_clip[c, n:end] = b
-            found.counts[c, 0] = end
-            return
+    first, last, floor = events.first[index], events.first[index + 1], criteria.floor[c]
     stamps = batch.stamps[b]
     levels, d_fp, d_tp, tree, relevant = _matched_curve(
         y, stamps, events.onsets, events.offsets, first, last, criteria.dtc, criteria.gtc
@@ -393,21 +353,26 @@ def _score_detections(batch, events, b, c, y, criteria, found):  # type: ignore[
             n += 1
     found.counts[c, 1] = n
     if criteria.cttc >= 0:
-        found.counts[c, 2] = _cross_triggers(
-            stamps, events, b, c, tree, relevant, levels, criteria, found, found.counts[c, 2]
-        )
+        n = found.counts[c, 2]
+        found.counts[c, 2] = _cross_triggers(stamps, events, b, c, tree, relevant, levels, criteria, found, n)
 
 
 @njit(nogil=True, cache=True)
 def score_classes(batch, events, criteria, found, first_class, last_class):  # type: ignore[no-untyped-def]
-    """Fills the rows first_class ... last_class - 1 of `found` from a batch of clips (see the types above)."""
-    n_frames = batch.scores.shape[2]
-    padded = np.empty(n_frames + batch.windows.max() - 1, batch.scores.dtype)
+    """Fills the rows first_class ... last_class - 1 of `found` from a batch of clips (see the types above).
+
+    What runs for every curve gets single arrays: handing over the large tuples costs more than the work itself.
+    """
+    n_frames, windows = batch.scores.shape[2], batch.windows
+    padded = np.empty(n_frames + windows.lengths.max() - 1, batch.scores.dtype)
+    rows = np.empty((min(windows.lengths.max(), LONGEST_NETWORK), n_frames), batch.scores.dtype)
     filtered = np.empty(n_frames, batch.scores.dtype)
     for c in range(first_class, last_class):
         found.counts[c] = 0
         found.bad_clip[c] = -1
-        needed = min(criteria.floor[c], criteria.segment_floor[c])
+        floor, segment_floor = criteria.floor[c], criteria.segment_floor[c]
+        steps = windows.steps[windows.first[c] : windows.last[c]]
+        quiet, turn_score, turn_sign = found.quiet[c], found.turn_score[c], found.turn_sign[c]
         for b in range(len(batch.n_frames)):
             x = batch.scores[b, c]
             if _has_bad_value(x):
@@ -415,9 +380,26 @@ def score_classes(batch, events, criteria, found, first_class, last_class):  # t
                 break
             index = c * len(batch.n_frames) + b
             absent = events.first[index] == events.first[index + 1]
-            if absent and not batch.gaps[b] and _highest(x) < needed:
+            if absent and not batch.gaps[b] and _peak(x) < min(floor, segment_floor):
                 continue  # the filtered curve is nowhere higher: neither detections nor segments can matter
-            _median_row(x, batch.windows[c], padded, filtered)
+            _median_row(x, windows.lengths[c], steps, padded, rows, filtered)
             y = filtered[: batch.n_frames[b]]
-            _score_segments(batch, events, b, c, y, criteria.segment_floor[c], found)
-            _score_detections(batch, events, b, c, y, criteria, found)
+            if not absent:
+                _mixed_segments(batch, events, b, c, y, segment_floor, found)
+                _matched_detections(batch, events, b, c, y, criteria, found)
+                continue
+            found.counts[c, 4] = _quiet_segments(
+                y, batch.segment_frames[b], batch.n_segments[b], segment_floor, quiet, found.counts[c, 4]
+            )
+            peak = _peak(y)
+            if peak < floor:
+                continue
+            n = found.counts[c, 3]
+            found.peak_score[c, n], found.peak_clip[c, n] = peak, b
+            found.counts[c, 3] += 1
+            if criteria.cttc >= 0:
+                _matched_detections(batch, events, b, c, y, criteria, found)
+                continue
+            n = found.counts[c, 0]
+            found.counts[c, 0] = _turning_points(y, floor, turn_score, turn_sign, n)
+            found.turn_clip[c, n : found.counts[c, 0]] = b
