@@ -214,10 +214,20 @@ class AudioSetStrong(ClipDataset):
         target = encode_events(*self.events.of(index), n_classes=len(self.vocabulary))
         sample = {"strong": torch.from_numpy(target), "clip_id": self.clip_ids[index], "index": index}
         if self.pseudo_labels is not None:
-            row = int(self._pseudo_rows[index])
-            logits = np.zeros(target.shape, np.float16) if row < 0 else self.pseudo_labels.read(row)
-            sample |= {"pseudo_logits": torch.from_numpy(logits), "has_pseudo": row >= 0}
+            logits = self._pseudo_logits(index)
+            sample["has_pseudo"] = logits is not None
+            sample["pseudo_logits"] = torch.from_numpy(np.zeros(target.shape, np.float16) if logits is None else logits)
         return sample
+
+    def _pseudo_logits(self, index: int) -> np.ndarray | None:
+        """Teacher logits of a clip; None where the file has none, or damaged ones."""
+        row = int(self._pseudo_rows[index])
+        if row < 0 or self.pseudo_labels is None:
+            return None
+        try:
+            return self.pseudo_labels.read(row)
+        except (ValueError, OSError):
+            return None
 
     def ground_truth(self) -> dict[str, list[tuple[float, float, str]]]:
         """Clip id -> list of (onset s, offset s, class name); clips without events have an empty list."""

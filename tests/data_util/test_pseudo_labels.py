@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data_util.audioset import AudioSetStrong
-from data_util.pseudo_labels import DensePseudoLabels, open_pseudo_labels
+from data_util.pseudo_labels import CompactPseudoLabels, DensePseudoLabels, compact, main, open_pseudo_labels
 from errors import UserError
 
 IDS = ["-abc_defghi", "endsInMp3m3", "Ystart12345", "lastIsP123p", "YYdouble123"]
@@ -82,3 +82,56 @@ def test_clips_without_a_row_fall_back_and_are_counted(data_dir, tmp_path):
     assert batch["pseudo_logits"].dtype == torch.float16 and batch["pseudo_logits"].shape == (4, 447, 250)
     np.testing.assert_array_equal(batch["pseudo_logits"][2:], logits[:2])
     assert batch["pseudo_logits"][:2].abs().max() == 0
+
+
+def soft_logits(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(-7, 2, (n, 447, 1)) + rng.normal(0, 1, (n, 447, 250))).astype(np.float16)
+
+
+def test_compact_file_gives_nearly_the_same_probabilities(tmp_path, capsys):
+    write(tmp_path / "dense.h5", [f"Y{ytid}.mp3" for ytid in IDS])
+    with h5py.File(tmp_path / "dense.h5", "r+") as file:
+        file["strong_logits"][:] = soft_logits(5)
+    arguments = ["compact", str(tmp_path / "dense.h5"), str(tmp_path / "small.h5")]
+    main([*arguments, "--workers", "1"])
+    assert "5 clips" in capsys.readouterr().out
+    dense, small = (open_pseudo_labels(tmp_path / name) for name in ("dense.h5", "small.h5"))
+    assert type(small) is CompactPseudoLabels and len(small) == 5
+    clips = [f"Y{ytid}" for ytid in IDS]
+    assert small.rows_of([*clips, "Yother"]).tolist() == [0, 1, 2, 3, 4, -1]
+    small = pickle.loads(pickle.dumps(small))
+    for row in range(5):
+        p, q = (1 / (1 + np.exp(-reader.read(row).astype(float))) for reader in (dense, small))
+        assert np.abs(p - q).max() < 0.011
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and "--overwrite" in capsys.readouterr().err
+    main([*arguments, "--overwrite", "--workers", "2"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense.h5", "small.h5"]
+
+
+def test_compact_files_of_another_shape_or_kind_are_refused(tmp_path):
+    write(tmp_path / "dense.h5", IDS, shape=(10, 250))
+    compact(tmp_path / "dense.h5", tmp_path / "small.h5", workers=1)
+    assert open_pseudo_labels(tmp_path / "small.h5", n_classes=10).read(0).shape == (10, 250)
+    with pytest.raises(UserError, match=r"shape \[10, 250\], expected .* 447 classes x 250"):
+        open_pseudo_labels(tmp_path / "small.h5")
+    with pytest.raises(UserError, match="strong_logits"):
+        compact(tmp_path / "small.h5", tmp_path / "again.h5")
+    with h5py.File(tmp_path / "bad.h5", "w") as file:
+        file.create_dataset("packed_logits", data=np.zeros((3, 5), np.uint8))
+    with pytest.raises(UserError, match="vlen uint8"):
+        open_pseudo_labels(tmp_path / "bad.h5")
+    write(tmp_path / "flat.h5", IDS, shape=(447,))
+    with pytest.raises(UserError, match=r"\[5, 447\]"):
+        compact(tmp_path / "flat.h5", tmp_path / "x.h5")
+
+
+def test_infinite_logits_stop_the_packing(tmp_path):
+    write(tmp_path / "dense.h5", IDS)
+    with h5py.File(tmp_path / "dense.h5", "r+") as file:
+        file["strong_logits"][2, 5, 5] = np.inf
+    with pytest.raises(UserError, match=r"dense\.h5, rows 0 to 4: .*finite"):
+        compact(tmp_path / "dense.h5", tmp_path / "small.h5", workers=1)
+    assert not (tmp_path / "small.h5").exists()
