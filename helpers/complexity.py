@@ -1,0 +1,284 @@
+"""What a model costs: parameters, multiplications, activation memory, receptive field, throughput.
+
+A model is traced with fake tensors, which have shapes and no content, so that even the largest is counted in a
+second and without memory for its weights. One multiply-accumulate (MAC) is one multiplication and one addition.
+Counted are, for one clip:
+
+- convolutions: outputs x inputs per output (kernel x channels per group);
+- linear layers and other matrix products: rows x columns x inner dimension, in every frame;
+- attention: both products of queries, keys and values, T x T x D each;
+- recurrent layers (GRU): 3 D (C + D) per frame, layer and direction, for C features in and D out;
+- scans: the multiplications of the recurrence that they replace (method `macs` of the scan's module), so the
+  figure does not depend on how the scan is computed.
+
+Not counted are what costs little beside them: norms, activations, gates, softmax, resampling, and the mel front end.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from errors import UserError
+
+N_SAMPLES = 160_000  # of one clip: 10 s at 16 kHz
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Window:
+    """One convolution: kernel, stride and dilation, each (frequency, time)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+@dataclass
+class Cost:
+    """Cost of one part of a model for one clip."""
+
+    parameters: int = 0
+    macs: collections.Counter[str] = field(default_factory=collections.Counter)  # by kind, see the module
+    peak_bytes: int = 0  # largest sum of the tensors alive at once, input and output with them, weights not
+    windows: list[Window] = field(default_factory=list)  # convolutions in the order in which they ran
+
+    @property
+    def total_macs(self) -> int:
+        """MACs of all kinds."""
+        return sum(self.macs.values())
+
+
+@dataclass
+class Complexity:
+    """Cost of the three parts of a model for one clip."""
+
+    backbone: Cost
+    sequence: Cost
+    heads: Cost
+
+    @property
+    def parts(self) -> dict[str, Cost]:
+        """The parts by name."""
+        return {"backbone": self.backbone, "sequence": self.sequence, "heads": self.heads}
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model."""
+        return sum(part.parameters for part in self.parts.values())
+
+    @property
+    def macs(self) -> int:
+        """MACs of the whole model."""
+        return sum(part.total_macs for part in self.parts.values())
+
+    @property
+    def peak_bytes(self) -> int:
+        """Peak activation memory of the whole model in float32."""
+        return max(part.peak_bytes for part in self.parts.values())
+
+    @property
+    def receptive_field(self) -> tuple[int | None, int | None]:
+        """Mel bins and mel frames that one output frame sees; None: all of the clip.
+
+        Attention and recurrence see all frames. Means over the clip (squeeze-and-excitation) are left out.
+        """
+        unlimited = {"attention", "recurrence"}
+        if unlimited & self.backbone.macs.keys():
+            return None, None
+        bins, frames = receptive_field([*self.backbone.windows, *self.sequence.windows])
+        return bins, None if unlimited & self.sequence.macs.keys() else frames
+
+
+def receptive_field(windows: Sequence[Window]) -> tuple[int, int]:
+    """Inputs that one output of a row of convolutions sees, (frequency, time); first convolution first."""
+    sizes = []
+    for axis in (0, 1):
+        size = 1
+        for w in reversed(windows):
+            size = (size - 1) * w.stride[axis] + w.dilation[axis] * (w.kernel[axis] - 1) + 1
+        sizes.append(size)
+    return sizes[0], sizes[1]
+
+
+# ---- counting -------------------------------------------------------------------------------------------------
+
+
+def _convolution(args: Sequence[Any], out: Tensor) -> int:
+    return out.numel() * args[1][0].numel()  # weight [out, in / groups, *kernel]
+
+
+def _product(args: Sequence[Any], out: Tensor) -> int:
+    return out.numel() * args[-2].shape[-1]  # ..., left [..., inner], right
+
+
+def _attention(args: Sequence[Any], out: Any) -> int:
+    query, key, value = args[:3]  # [B, H, T, E], [B, H, S, E], [B, H, S, Ev]
+    return query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+RULES: dict[Any, tuple[str, Callable[[Sequence[Any], Any], int]]] = {
+    aten.convolution: ("convolution", _convolution),
+    aten.mm: ("linear", _product),
+    aten.mv: ("linear", _product),
+    aten.addmm: ("linear", _product),
+    aten.bmm: ("attention", _product),
+    aten.baddbmm: ("attention", _product),
+    aten._scaled_dot_product_flash_attention_for_cpu: ("attention", _attention),
+}
+
+
+class CostCounter(TorchDispatchMode):
+    """While active, adds the cost of every operation to `cost`.
+
+    Args:
+        model: its weights do not count as activations.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.cost = Cost()
+        self.counting = True  # False inside a module that is counted as a whole
+        self._live_bytes = 0
+        weights = itertools.chain(model.parameters(), model.buffers())
+        self._known = {weight.untyped_storage()._cdata for weight in weights}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        rule = RULES.get(func.overloadpacket)
+        if rule is not None and self.counting:
+            kind, macs = rule
+            self.cost.macs[kind] += macs(args, out)
+            if kind == "convolution":
+                self.cost.windows.append(_window(*args))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.follow(tensor)
+        return out
+
+    def follow(self, tensor: Tensor) -> None:
+        """Count the memory behind a tensor until it is released."""
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        self._live_bytes += storage.nbytes()
+        self.cost.peak_bytes = max(self.cost.peak_bytes, self._live_bytes)
+        weakref.finalize(storage, self._release, storage._cdata, storage.nbytes())
+
+    def _release(self, key: int, n_bytes: int) -> None:
+        self._known.discard(key)
+        self._live_bytes -= n_bytes
+
+
+def _window(_: Tensor, weight: Tensor, __: Tensor | None, stride: Any, ___: Any, dilation: Any, *____: Any) -> Window:
+    def pair(values: Iterable[int], ones: int) -> tuple[int, int]:
+        first, second = (*[1] * ones, *values)
+        return first, second
+
+    missing = 4 - weight.ndim  # conv1d has no frequency
+    return Window(pair(weight.shape[2:], missing), pair(stride, missing), pair(dilation, missing))
+
+
+def _count_as_a_whole(model: nn.Module, counter: CostCounter) -> None:
+    """Make the modules that have a formula add its result to the counter, instead of what they compute."""
+    for module in model.modules():
+        if isinstance(module, nn.GRU):
+            # its loop over the frames would take seconds to trace
+            module.forward = functools.partial(_gru_stand_in, counter, module)  # type: ignore
+        elif callable(getattr(module, "macs", None)):
+            module.register_forward_pre_hook(functools.partial(_enter, counter))
+            module.register_forward_hook(functools.partial(_leave, counter))
+
+
+def _enter(counter: CostCounter, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    counter.cost.macs["recurrence"] += module.macs(*inputs)  # type: ignore[operator]
+    counter.counting = False
+
+
+def _leave(counter: CostCounter, *_: Any) -> None:
+    counter.counting = True
+
+
+def _gru_stand_in(counter: CostCounter, gru: nn.GRU, x: Tensor) -> tuple[Tensor, None]:
+    """Count a GRU on [B, T, C] and return frames of the right shape."""
+    n_directions = 2 if gru.bidirectional else 1
+    for layer in range(gru.num_layers):
+        C = gru.input_size if layer == 0 else n_directions * gru.hidden_size
+        macs = 3 * gru.hidden_size * (C + gru.hidden_size)
+        counter.cost.macs["recurrence"] += x.shape[0] * x.shape[1] * n_directions * macs
+        x = x.new_empty(*x.shape[:2], n_directions * gru.hidden_size)
+    return x, None
+
+
+def count(modules: Sequence[nn.Module], forward: Callable[..., Any], *inputs: Tensor) -> tuple[Cost, Any]:
+    """Cost of `forward(*inputs)`, which uses the given modules, and its result."""
+    together = nn.ModuleList(modules)
+    counter = CostCounter(together)
+    _count_as_a_whole(together, counter)
+    for tensor in inputs:
+        counter.follow(tensor)
+    with counter:
+        output = forward(*inputs)
+    counter.cost.parameters = sum(p.numel() for p in together.parameters())
+    return counter.cost, output
+
+
+def analyse(build: Callable[[], Any], n_samples: int = N_SAMPLES) -> Complexity:
+    """Cost of a model for one clip.
+
+    Args:
+        build: returns the model (models.SEDModel); called once, under fake tensors, so it must not load weights.
+        n_samples: length of the clip at 16 kHz.
+    """
+    with FakeTensorMode(), torch.no_grad():
+        model = build().eval()
+        mel = model.mel_forward(torch.zeros(1, n_samples))
+        backbone, embedding = count([model.model], model.embed, mel)
+        sequence, features = count([model.seq_model], model.seq_model, embedding)
+        heads = model.strong_head, model.weak_head
+        return Complexity(backbone, sequence, count(heads, lambda f: [head(f) for head in heads], features)[0])
+
+
+def deepspeed_macs(model: nn.Module, mel: Tensor) -> int:
+    """MACs of `model(mel)` as DeepSpeed's profiler counts them; raises UserError if it is not installed."""
+    try:
+        from deepspeed.profiling.flops_profiler import get_model_profile
+    except ImportError:
+        raise UserError("DeepSpeed is not installed: pip install deepspeed") from None
+    _, macs, _ = get_model_profile(model, args=[mel], print_profile=False, detailed=False, as_string=False)
+    return int(macs)
+
+
+def clips_per_second(model: nn.Module, mel: Tensor, min_seconds: float = 2.0) -> float:
+    """Throughput of `model(mel)`: clips per second over the fastest half of the passes within `min_seconds`."""
+
+    def synchronize() -> None:
+        if mel.device.type == "cuda":
+            torch.cuda.synchronize(mel.device)
+
+    times: list[float] = []
+    with torch.inference_mode():
+        model(mel)  # first pass: memory is taken, kernels are chosen
+        while sum(times) < min_seconds or len(times) < 3:
+            synchronize()
+            start = time.perf_counter()
+            model(mel)
+            synchronize()
+            times.append(time.perf_counter() - start)
+    fastest = sorted(times)[: (len(times) + 1) // 2]
+    return mel.shape[0] * len(fastest) / sum(fastest)
