@@ -35,6 +35,8 @@ def build(name: str) -> SEDModel:
     for weight in model.parameters():
         if weight.ndim > 1:
             nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+        elif weight.requires_grad:
+            weight.data += 0.1 * torch.randn_like(weight)
     return model
 
 
