@@ -33,3 +33,8 @@ __all__ = [
     "micro_f1",
     "paired_bootstrap",
 ]
+
+if __name__ == "__main__":
+    from helpers.psds_command import main
+
+    main()

@@ -68,7 +68,7 @@ class PSDSAccumulator:
         self.segment_seconds, self.max_fpr = float(segment_seconds), float(max_fpr)
         self.windows = plan_windows(check_windows(median_window, len(self.class_names)))
         self.clip_to_duration, self.keep_clips, self.n_threads = clip_to_duration, keep_clips, n_threads
-        self.all_durations = None if all_durations is None else sorted(map(float, all_durations))
+        self.all_durations = sorted(map(float, all_durations or ())) or None
         self.class_index = {name: c for c, name in enumerate(self.class_names)}
         self.reset()
 

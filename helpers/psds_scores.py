@@ -1,0 +1,269 @@
+"""Scores of whole evaluation sets as files.
+
+They come as one of
+
+- a folder of `<clip>.tsv` as sed_scores_eval reads and writes them: columns onset, offset, then one per class;
+- one compact HDF5: `filenames` [N], `scores` float16 or float32 [N, C, T], `n_frames` [N] (frames that belong to the
+  clip), `labels` [C], attribute `frame_rate`;
+- a dense file of pseudo labels (`filenames`, `strong_logits` [N, 447, 250]) of the AudioSet Strong classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from data_util.labels import FRAME_RATE, load_vocabulary
+from errors import UserError
+from helpers.psds_io import clip_of_name, refuse_existing
+
+TIMES = ("onset", "offset")
+
+
+class ScoredClips(NamedTuple):
+    """Some clips on one time grid."""
+
+    clip_ids: list[str]
+    scores: np.ndarray  # [B, C, T]
+    stamps: np.ndarray | None  # frame times [T + 1] in seconds; None: at the frame rate of the source
+
+
+class ScoreSource(Protocol):
+    """Scores of an evaluation set."""
+
+    class_names: list[str]
+    clip_ids: list[str]
+    frame_rate: float
+
+    def read(self, clip_ids: Sequence[str]) -> Iterator[ScoredClips]:
+        """Yields the scores of these clips in batches."""
+        ...
+
+
+def open_scores(path: str | Path) -> ScoreSource:
+    """Opens a folder of TSV files or an HDF5 file of scores.
+
+    Raises:
+        UserError: there is no such file, or it does not hold scores in a known form.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return ScoreFolder(path)
+    if path.is_file():
+        return ScoreHDF5(path)
+    raise UserError(f"scores {path}: no such file or folder; give a folder of <clip>.tsv or an HDF5 file")
+
+
+class ScoreFolder:
+    """A folder of one TSV file per clip, as sed_scores_eval uses it."""
+
+    frame_rate = FRAME_RATE
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clip_ids = sorted(file.name.removesuffix(".tsv") for file in path.glob("*.tsv"))
+        if not self.clip_ids:
+            raise UserError(f"scores {path}: no .tsv file in this folder")
+        first = self._file(self.clip_ids[0])
+        with first.open(encoding="utf-8", newline="") as lines:
+            header = next(csv.reader(lines, delimiter="\t"), [])
+        if tuple(header[:2]) != TIMES or len(header) < 3:
+            raise UserError(f"{first}: columns {header[:3]}; expected onset, offset and one column per class")
+        self.class_names = header[2:]
+
+    def _file(self, clip_id: str) -> Path:
+        return self.path / f"{clip_id}.tsv"
+
+    def read(self, clip_ids: Sequence[str]) -> Iterator[ScoredClips]:
+        """Yields the scores of these clips one by one, as float64 with the times in their files."""
+        for clip_id in clip_ids:
+            yield self._read(clip_id)
+
+    def _read(self, clip_id: str) -> ScoredClips:
+        import pandas as pd
+
+        file = self._file(clip_id)
+        try:
+            table = pd.read_csv(file, sep="\t", dtype=np.float64)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: not a table of numbers: {error}") from None
+        if list(table.columns) != [*TIMES, *self.class_names] or table.empty:
+            raise UserError(f"{file}: expected frames with the columns of {self._file(self.clip_ids[0]).name}")
+        onsets, offsets = table["onset"].to_numpy(), table["offset"].to_numpy()
+        if (onsets[1:] != offsets[:-1]).any():
+            raise UserError(f"{file}: every frame must begin where the one before ends")
+        scores = np.ascontiguousarray(table.to_numpy()[:, 2:].T)
+        return ScoredClips([clip_id], scores[None], np.append(onsets, offsets[-1]))
+
+
+class ScoreHDF5:
+    """A compact HDF5 file of scores, or one of pseudo labels."""
+
+    def __init__(self, path: Path) -> None:
+        import h5py
+
+        self.path = path
+        try:
+            with h5py.File(path) as file:
+                key = next((name for name in ("scores", "strong_logits") if name in file), None)
+                if key is None or "filenames" not in file or file[key].ndim != 3:
+                    raise UserError(f"{path}: expected `filenames` [N] and `scores` [N, C, T]; found {sorted(file)}")
+                self.key, (n, n_classes, self.n_frames) = key, file[key].shape
+                names = [name.decode("utf-8", "replace") for name in file["filenames"][:]]
+                self.lengths = file["n_frames"][:] if "n_frames" in file else np.full(n, self.n_frames)
+                labels = [name.decode("utf-8", "replace") for name in file["labels"][:]] if "labels" in file else []
+                self.frame_rate = float(file.attrs.get("frame_rate", FRAME_RATE))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read as HDF5: {error}") from None
+        self.class_names = labels or list(load_vocabulary("strong").names)
+        self.clip_ids = [clip_of_name(name) for name in names]
+        self._row = {clip_id: i for i, clip_id in enumerate(self.clip_ids)}
+        if len(self.class_names) != n_classes or len(self._row) != n or len(self.lengths) != n:
+            raise UserError(f"{path}: {n_classes} score columns for {len(self.class_names)} classes, or repeated clips")
+
+    def read(self, clip_ids: Sequence[str], batch_size: int = 64) -> Iterator[ScoredClips]:
+        """Yields the scores of these clips in the order of the file, clips of equal length together."""
+        import h5py
+
+        with h5py.File(self.path) as file:
+            rows = np.sort([self._row[clip_id] for clip_id in clip_ids])
+            for i in range(0, len(rows), batch_size):
+                part = rows[i : i + batch_size]
+                whole = part[-1] - part[0] + 1 == len(part)  # a slice is read much faster than a list of rows
+                block = file[self.key][part[0] : part[-1] + 1] if whole else file[self.key][part]
+                for length in np.unique(self.lengths[part]):
+                    chosen = self.lengths[part] == length
+                    names = [self.clip_ids[row] for row in part[chosen]]
+                    yield ScoredClips(names, block[chosen, :, :length], None)
+
+
+class ScoreWriter:
+    """Writes a compact HDF5 of scores batch by batch; the file appears under its name when all is written.
+
+    Args:
+        path: to write; refused if it is there and not `overwrite`.
+        class_names: names of the C classes.
+        frame_rate: frames per second.
+        dtype: "float16" halves the size of "float32"; scores that differ by less than its precision then tie.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        class_names: Sequence[str],
+        *,
+        frame_rate: float = FRAME_RATE,
+        dtype: str = "float16",
+        overwrite: bool = False,
+    ) -> None:
+        import h5py
+
+        self.path = Path(path)
+        refuse_existing(self.path, overwrite)
+        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._file: Any = h5py.File(self._part, "w")
+        n, text = len(class_names), h5py.string_dtype()
+        chunks = (1, n, round(10 * frame_rate))
+        self._file.create_dataset(
+            "scores", (0, n, 0), dtype, maxshape=(None, n, None), chunks=chunks, compression="lzf"
+        )
+        self._file.create_dataset("filenames", (0,), text, maxshape=(None,))
+        self._file.create_dataset("n_frames", (0,), "int32", maxshape=(None,))
+        self._file.create_dataset("labels", data=list(class_names), dtype=text)
+        self._file.attrs["frame_rate"] = frame_rate
+
+    def add(self, clip_ids: Sequence[str], scores: np.ndarray, n_frames: Sequence[int] | None = None) -> None:
+        """Appends clips.
+
+        Args:
+            clip_ids: B names.
+            scores: [B, C, t].
+            n_frames: frames of each clip that are not padding; by default t.
+        """
+        first, n, length = len(self._file["filenames"]), len(clip_ids), scores.shape[2]
+        for name in ("scores", "filenames", "n_frames"):
+            self._file[name].resize(first + n, axis=0)
+        if length > self._file["scores"].shape[2]:
+            self._file["scores"].resize(length, axis=2)
+        self._file["scores"][first:, :, :length] = scores
+        self._file["filenames"][first:] = list(clip_ids)
+        self._file["n_frames"][first:] = [length] * n if n_frames is None else n_frames
+
+    def __enter__(self) -> ScoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            os.replace(self._part, self.path)
+        else:
+            self._part.unlink(missing_ok=True)
+
+
+def save_hdf5(path: str | Path, source: ScoreSource, overwrite: bool = False) -> None:
+    """Writes all scores of a source as one compact HDF5, float16.
+
+    Raises:
+        UserError: the file is there and not `overwrite`, or the frames of the source are not evenly spaced from 0 s
+            (but for the last, which may end early).
+    """
+    writer: ScoreWriter | None = None
+    with ExitStack() as stack:
+        for clips in source.read(source.clip_ids):
+            if writer is None:
+                rate = source.frame_rate
+                if clips.stamps is not None and len(clips.stamps) > 2:
+                    rate = round(1.0 / float(clips.stamps[1] - clips.stamps[0]), 6)
+                writer = stack.enter_context(
+                    ScoreWriter(path, source.class_names, frame_rate=rate, overwrite=overwrite)
+                )
+            n = clips.scores.shape[2]
+            if clips.stamps is not None and np.abs(clips.stamps[:-1] - np.arange(n) / rate).max() > 1e-6:
+                raise UserError(
+                    f"clip {clips.clip_ids[0]}: frames are not {rate} per second from 0 s; keep the TSV files"
+                )
+            writer.add(clips.clip_ids, clips.scores)
+
+
+def write_score_tsv(
+    folder: str | Path,
+    clip_id: str,
+    scores: np.ndarray,
+    stamps: np.ndarray,
+    class_names: Sequence[str],
+    overwrite: bool = False,
+) -> None:
+    """Writes the scores of one clip as sed_scores_eval reads them.
+
+    Args:
+        folder: of all clips; made if missing.
+        clip_id: name of the clip; it must not lead out of the folder.
+        scores: [C, T].
+        stamps: frame times [T + 1] in seconds.
+        class_names: names of the C classes.
+
+    Raises:
+        UserError: the file is there and not `overwrite`, or the name of the clip is a path.
+    """
+    folder = Path(folder)
+    if clip_id in ("", ".", "..") or "/" in clip_id or "\\" in clip_id:
+        raise UserError(f"clip {clip_id!r}: its name would lead out of {folder}; rename it")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{clip_id}.tsv"
+    refuse_existing(path, overwrite)
+    part = folder / f".{clip_id}.{os.getpid()}.part"
+    with part.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines, delimiter="\t", lineterminator="\n")
+        writer.writerow([*TIMES, *class_names])
+        columns = np.column_stack((stamps[:-1], stamps[1:], scores.T.astype(np.float64)))
+        writer.writerows([[repr(value) for value in row] for row in columns.tolist()])
+    os.replace(part, path)
