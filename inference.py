@@ -21,6 +21,7 @@ from helpers.inputs import STDIN, AudioInput, find_audio
 from helpers.listening import listen_to_many, listen_to_one, listen_to_stream
 from helpers.outputs import OutputFolder, read_true_events
 from helpers.pipeline import Job
+from helpers.report import ReportPages
 from helpers.results import ALL_FORMATS, ResultWriter
 
 
@@ -70,6 +71,7 @@ class OutputOptions:
     skip_existing: bool = option(False, "leave out audio whose results are there: goes on with an interrupted run")
     tags: bool = option(False, "list the most probable tags of the whole audio, too (weak head)")
     plot: bool = option(False, "draw spectrogram and events to NAME.png")
+    report: bool = option(False, "one web page to hear, see and filter the events: NAME.html, or report.html for many")
     true_events: Path | None = option(None, "TSV of annotated events to draw beside the detected ones")
     clips: Path | None = option(None, "folder for the events at the highest threshold as audio files")
 
@@ -95,8 +97,8 @@ class InferenceOptions(OutputOptions, StreamOptions, DetectionOptions, InputOpti
             return
         if not self.audio_file and self.audio_list is None:
             raise UserError("--audio_file is missing: name the audio to listen to")
-        if STDIN in (self.audio_file or ()) and (self.plot or self.clips):
-            raise UserError("--plot and --clips read the audio twice, which standard input cannot: save it first")
+        if STDIN in (self.audio_file or ()) and (self.plot or self.clips or self.report):
+            raise UserError("--plot, --clips and --report read the audio twice, which a pipe cannot: save it first")
 
 
 @exit_on_user_error()
@@ -113,8 +115,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.true_events:
         read_true_events(options.true_events, inputs[0].path, {})
     detector = _make_detector(options)
-    writer = _make_writer(options, detector)
-    if len(inputs) == 1 and options.channels != "each" and not options.skip_existing:
+    alone = len(inputs) == 1 and options.channels != "each" and not options.skip_existing
+    writer = _make_writer(options, detector, inputs[0].stem if alone else "report")
+    if alone:
         return listen_to_one(detector, writer, _jobs_of(options, inputs[0])[0])
     jobs = [job for audio in inputs for job in _jobs_of(options, audio)]
     return listen_to_many(detector, writer, jobs, n_threads=options.num_readers, skip_existing=options.skip_existing)
@@ -140,15 +143,17 @@ def _make_detector(options: InferenceOptions) -> Detector:
     )
 
 
-def _make_writer(options: InferenceOptions, detector: Detector) -> ResultWriter:
+def _make_writer(options: InferenceOptions, detector: Detector, report_name: str) -> ResultWriter:
+    folder = OutputFolder(options.out, overwrite=options.overwrite)
     return ResultWriter(
-        OutputFolder(options.out, overwrite=options.overwrite),
+        folder,
         list(dict.fromkeys(options.format)),
         detector,
         tags=options.tags,
         plot=options.plot,
         clips=OutputFolder(options.clips, overwrite=options.overwrite) if options.clips else None,
         true_events=options.true_events,
+        report=ReportPages(folder, report_name, detector.decoding, detector.backend.name) if options.report else None,
     )
 
 

@@ -21,6 +21,7 @@ TUNING_KEYS = ("class_thresholds", "class_median_windows")  # of a checkpoint's 
 class Backend(Protocol):
     """Runs a network on windows of equal length."""
 
+    name: str  # of the model, for readers
     labels: Sequence[str]
     tuning: dict[str, Any]  # what was tuned for this model: class_thresholds [C], class_median_windows [C], or nothing
 
@@ -46,6 +47,7 @@ class TorchBackend:
         self.device = check_device(device)
         self.model = model.to(self.device).eval()
         self.labels: Sequence[str] = model.labels  # type: ignore[assignment]
+        self.name = model_title(model)
         self.tuning: dict[str, Any] = getattr(model, "tuning", {})
         number = precision.partition("-")[0]
         self._dtype = {"16": torch.float16, "bf16": torch.bfloat16}.get(number)
@@ -81,6 +83,13 @@ class TorchBackend:
         with torch.inference_mode():
             features = self.model.seq_model(torch.from_numpy(embedding)[None].to(self.device))  # type: ignore[operator]
             return self.model.strong_head(features)[0].float().sigmoid().cpu().numpy()  # type: ignore[operator]
+
+
+def model_title(model: nn.Module) -> str:
+    """A model's name for readers, e.g. fmn10+tf:256."""
+    name = str(getattr(model, "model_name", type(model).__name__))
+    sequence = getattr(model, "seq_model_type", None)
+    return f"{name}+{sequence}:{model.seq_model_dim}" if sequence else name
 
 
 def check_device(name: str):  # type: ignore[no-untyped-def]

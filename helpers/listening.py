@@ -48,7 +48,7 @@ def listen_to_one(detector: Detector, writer: ResultWriter, job: Job) -> int:
     if writer.tags:
         tags = best_tags(detector.tag_names(result), result.tags, N_TAGS)
         print("\ntags: " + ", ".join(f"{name.label} {probability:.2f}" for name, probability in tags))
-    written = [str(path) for path in writer.write(job, result)]
+    written = [str(path) for path in [*writer.write(job, result), *writer.end()]]
     more = f" and {len(written) - N_TAGS} more" if len(written) > N_TAGS else ""
     print("\nwritten: " + ", ".join(written[:N_TAGS]) + more)
     return 0
@@ -85,6 +85,8 @@ def listen_to_many(
     finally:
         progress.clear()
         writer.close()
+        for page in writer.end():
+            print(f"report: {page}")
         writer.folder.write(SUMMARY_FILE, summary.write)
     return _report(summary, progress, writer.folder.path)
 

@@ -17,8 +17,9 @@ from helpers.classes import ClassName
 from helpers.clips import cut_clips
 from helpers.detection import Detection, ScoreSink
 from helpers.event_files import FORMATS, Contents, best_tags, file_names, write_events
-from helpers.outputs import OutputFolder, read_true_events
+from helpers.outputs import OutputFolder, TrueEvents, read_true_events
 from helpers.pipeline import Job
+from helpers.report import CurveStore, ReportPages
 from helpers.score_files import SCORE_FORMATS, ScoreFile
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ResultWriter:
         plot: draw a picture.
         clips: folder for the events as audio files (those at the highest threshold), or None.
         true_events: TSV of annotations to draw, or None.
+        report: pages to add each audio to, or None.
     """
 
     folder: OutputFolder
@@ -49,9 +51,11 @@ class ResultWriter:
     plot: bool = False
     clips: OutputFolder | None = None
     true_events: Path | None = None
+    report: ReportPages | None = None
 
     def __post_init__(self) -> None:
         self._open: dict[Job, tuple[ExitStack, list[ScoreFile]]] = {}
+        self._curves: dict[Job, CurveStore] = {}
         self.thresholds = list(self.detector.decoding.thresholds)
 
     def names(self, stem: str) -> list[str]:
@@ -64,8 +68,10 @@ class ResultWriter:
     def sink(self, job: Job) -> ScoreSink | None:
         """Open the score files of a job; gives what takes its scores."""
         wanted = [SCORE_FORMATS[f] for f in self.formats if f in SCORE_FORMATS]
-        if not wanted:
+        if not wanted and self.report is None:
             return None
+        curves = CurveStore(len(self.detector.classes))
+        self._curves[job] = curves
         stack = ExitStack()
         files = [
             make(stack.enter_context(self.folder.staged(name.format(job.key))), self.detector.classes)
@@ -76,11 +82,14 @@ class ResultWriter:
         def take(scores: np.ndarray) -> None:
             for file in files:
                 file.add(scores)
+            if self.report is not None:
+                curves.add(scores)
 
         return take
 
     def discard(self, job: Job) -> None:
         """Drop the score files of a job that failed."""
+        self._curves.pop(job, None)
         if job in self._open:
             stack, files = self._open.pop(job)
             for file in files:
@@ -91,6 +100,13 @@ class ResultWriter:
         """Drop what an interrupted run left open."""
         for job in list(self._open):
             self.discard(job)
+
+    def end(self) -> list[Path]:
+        """Finish what spans all jobs: the report; returns its pages."""
+        if self.report is None:
+            return []
+        self.report.close()
+        return self.report.written
 
     def write(self, job: Job, detection: Detection) -> list[Path]:
         """Write all files of a job; returns them."""
@@ -110,6 +126,10 @@ class ResultWriter:
             written.append(self.folder.write_text(f"{stem}.tags.tsv", _tag_table(tags)))
         if self.plot:
             written.append(self._plot(job, detection))
+        curves = self._curves.pop(job, None)
+        if self.report is not None and curves is not None:
+            true = self._true_events(detection) if self.true_events else None
+            self.report.add(job.source, detection, curves, tags[:N_TAGS], true)
         if self.clips is not None:
             table = list(detection.tables.values())[-1]
             written += cut_clips(self.clips, detection.name, stem, table, detection.channel)
@@ -120,12 +140,16 @@ class ResultWriter:
 
         spectrogram = log_mel(read_blocks(job.source, job.channel), detection.duration)
         title = Path(detection.name).name
-        mids = {name.mid: name.label for name in detection.classes if name.mid}
-        true = read_true_events(self.true_events, title, mids) if self.true_events else None
+        true = self._true_events(detection) if self.true_events else None
         tables = [(f"score above {name}", table) for name, table in detection.tables.items()]
         return self.folder.write(
             f"{job.key}.png", lambda path: plot_events(path, spectrogram, detection.duration, tables, true, title)
         )
+
+    def _true_events(self, detection: Detection) -> TrueEvents:
+        assert self.true_events is not None
+        mids = {name.mid: name.label for name in detection.classes if name.mid}
+        return read_true_events(self.true_events, Path(detection.name).name, mids)
 
 
 def _tag_table(tags: Sequence[tuple[ClassName, float]]) -> str:

@@ -1,0 +1,293 @@
+"""The report: its data against the detections, and the page itself in a headless Chromium."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from helpers import report
+from helpers.audio_reader import Audio
+from helpers.classes import ClassName
+from helpers.detector import Detector
+from helpers.outputs import OutputFolder, TrueEvents
+from helpers.report import CurveStore, ReportPages, describe
+from tests.browser import CHROMIUM, DRIVER, Browser
+from tests.tone_model import ToneModel, tones
+
+EVIL = "a </script><img src=x onerror=\"document.title='owned'\"> & 'b'.wav"
+EVENTS = [(1.0, 2.0, "Sine wave"), (2.5, 6.0, "Siren"), (3.4, 4.4, "Beep, bleep"), (8.0, 8.6, "Siren")]
+needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
+
+
+def pooled_in_one(scores: np.ndarray, n: int) -> np.ndarray:
+    padded = np.pad(np.round(scores * 255), ((0, 0), (0, -scores.shape[1] % n)))
+    return padded.reshape(len(scores), -1, n).max(axis=2)
+
+
+@pytest.mark.parametrize("n_frames", [1, 99, 100, 101, 399, 401, 1000])
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_long_curves_are_pooled_by_their_maxima(monkeypatch, n_frames, block):
+    monkeypatch.setattr(report, "MAX_FRAMES", 100)
+    scores = np.random.default_rng(0).random((3, n_frames))
+    store = CurveStore(3)
+    for i in range(0, n_frames, block):
+        store.add(scores[:, i : i + block])
+    curves = store.curves()
+    assert min(n_frames, 50) <= curves.shape[1] <= 101
+    np.testing.assert_array_equal(curves, pooled_in_one(scores, store.pooled))
+
+
+def detect(audio: Audio, **options):
+    detector = Detector(ToneModel(), **options)
+    curves = CurveStore(4)
+    return detector, detector.detect(audio, on_scores=curves.add), curves
+
+
+def recording(audio: Audio, true: TrueEvents | None = None, **options):
+    detector, detection, curves = detect(audio, **options)
+    return describe(audio, detection, curves, detector.decoding, [(ClassName("Siren", ""), 0.9)], true), detection
+
+
+def data_url(url: str, kind: str) -> io.BytesIO:
+    head, data = url.split(",")
+    assert head == f"data:{kind};base64"
+    return io.BytesIO(base64.b64decode(data))
+
+
+def test_the_data_of_a_recording():
+    audio = Audio(tones(10, EVENTS), name="in/clip.wav")
+    data, detection = recording(audio, TrueEvents([1.0], [2.0], ["Sine wave"]))
+    assert data["name"] == "clip.wav" and data["duration"] == 10 and data["frame"] == 0.04
+    assert data["truth"] == [(1.0, 2.0, "Sine wave")] and data["tags"] == [("Siren", 0.9)]
+    assert [entry["threshold"] for entry in data["lists"]] == [0.1, 0.2, 0.5]
+    for entry, table in zip(data["lists"], detection.tables.values(), strict=True):
+        got = [(data["classes"][c]["label"], on, off) for c, on, off, _, _ in entry["events"]]
+        assert got == [(e.label, round(e.onset, 3), round(e.offset, 3)) for e in table]
+    curve = np.frombuffer(base64.b64decode(data["classes"][0]["curve"]), np.uint8)
+    assert len(curve) == 250 and curve.max() > 200
+    picture = Image.open(data_url(data["spectrogram"], "image/webp"))
+    assert picture.size == (1000, 128)
+
+
+def test_the_audio_is_what_the_network_heard(monkeypatch):
+    audio = Audio(tones(10, EVENTS, 44_100), 44_100)
+    sound, rate = soundfile.read(data_url(recording(audio)[0]["audio"], "audio/flac"))
+    assert rate == 16_000
+    np.testing.assert_allclose(sound, tones(10, EVENTS), atol=0.27)  # the tones start and end hard
+    np.testing.assert_allclose(np.std(sound), np.std(tones(10, EVENTS)), rtol=0.01)
+    monkeypatch.setattr(report, "FLAC_SECONDS", 5)
+    long, rate = soundfile.read(data_url(recording(audio)[0]["audio"], "audio/mpeg"))
+    onset = np.flatnonzero(np.abs(long) > 0.1)[0] / rate
+    assert rate == 16_000 and abs(onset - 1.0) < 0.04
+    monkeypatch.setattr(report, "MAX_AUDIO_SECONDS", 5)
+    assert recording(audio)[0]["audio"] is None
+
+
+def make_pages(folder, recordings, **options):
+    detector = Detector(ToneModel(), **options)
+    pages = ReportPages(OutputFolder(folder), "report", detector.decoding, "tone model")
+    for audio, true in recordings:
+        curves = CurveStore(4)
+        pages.add(audio, detector.detect(audio, on_scores=curves.add), curves, [], true)
+    pages.close()
+    return pages.written
+
+
+def test_names_cannot_break_out_of_the_data(tmp_path):
+    (page,) = make_pages(tmp_path, [(Audio(tones(1, []), name=EVIL), None)])
+    text = page.read_text(encoding="utf-8")
+    template = report.TEMPLATE.read_text(encoding="utf-8")
+    assert text.count("<script") == template.count("<script") + 2 and "<img" not in text
+    data = re.search(r'id="recording-0">(.*?)</script>', text)
+    assert data and json.loads(data[1])["name"] == EVIL.rpartition("/")[2]
+
+
+def test_full_pages_are_followed_by_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "PER_PAGE", 3)
+    audios = [(Audio(tones(0.5, []), name=f"clip {i}.wav"), None) for i in (10, 2, 1, 4, 3, 6, 5)]
+    pages = make_pages(tmp_path, audios)
+    assert [p.name for p in pages] == ["report.html", "report-2.html", "report-3.html"]
+    index = json.loads(re.search(r'id="index">(.*?)</script>', pages[0].read_text())[1])
+    assert [r["name"] for r in index["recordings"]] == ["clip 1.wav", "clip 2.wav", "clip 10.wav"]
+
+
+# ---- in the browser -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    audio = tones(10, EVENTS)
+    audio *= np.linspace(0.6, 1, len(audio), dtype=np.float32)  # so that thresholds make a difference
+    true = TrueEvents([1.0, 5.0], [2.0, 6.0], ["Sine wave", "Only <i>annotated</i>"])
+    recordings = [(Audio(audio, name=EVIL), true), (Audio(tones(3, EVENTS), name="z short.wav"), None)]
+    folder = tmp_path_factory.mktemp("report")
+    return make_pages(folder, recordings, detection_thresholds=[0.2, 0.5], min_duration=0.2, max_gap=0.12)[0]
+
+
+@pytest.fixture
+def view(browser, page):
+    """The page, freshly opened; gives a function from seconds and lane to page coordinates."""
+    browser.open(page)
+    browser.wait("return state.rec.picture.complete && document.getElementById('audio').readyState >= 2")
+    left, top = browser.run("const r = view.getBoundingClientRect(); return [r.left, r.top]")
+
+    def spot(seconds: float, lane: int) -> tuple[float, float]:
+        return left + browser.run("return x(arguments[0])", seconds), top + browser.run(
+            "return laneTop(arguments[0]) + LANE / 2 + 4", lane
+        )
+
+    return spot
+
+
+def shown(browser):
+    return browser.run("return state.events.map((e) => [state.rec.classes[e.cls].label, e.onset, e.offset])")
+
+
+@needs_browser
+@pytest.mark.slow
+class TestPage:
+    def test_nothing_is_asked_for_from_outside_and_nothing_fails(self, browser, page, view):
+        browser.requests()
+        browser.open(page)
+        browser.run("document.querySelectorAll('nav button')[1].click()")
+        urls = [u for u in browser.requests() if not u.startswith("data:")]
+        assert urls and all(u.startswith("file://") and u.endswith("/report.html") for u in urls)
+        assert browser.log() == []
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"""(src|href)\s*=\s*["'](https?:)?//""", text)
+
+    def test_names_are_text(self, browser, view):
+        assert browser.run("return document.getElementById('title').textContent") == EVIL.rpartition("/")[2]
+        assert browser.run("return document.title") != "owned"
+        assert browser.run("return document.querySelectorAll('img, i:not(.key)').length") == 0
+
+    def test_events_are_those_of_the_detector(self, browser, view):
+        audio = tones(10, EVENTS) * np.linspace(0.6, 1, 160_000, dtype=np.float32)
+        options = {"min_duration": 0.2, "max_gap": 0.12}
+        for threshold in (0.5, 0.3, 0.7):
+            if threshold != 0.5:
+                browser.run(
+                    "const s = document.getElementById('threshold'); s.value = arguments[0];"
+                    "s.dispatchEvent(new Event('input'))",
+                    threshold,
+                )
+            table = Detector(ToneModel(), detection_thresholds=[threshold], **options).detect(Audio(audio)).events
+            got = sorted(shown(browser), key=lambda e: (e[1], e[0]))
+            expected = sorted(([e.label, e.onset, e.offset] for e in table), key=lambda e: (e[1], e[0]))
+            assert [e[0] for e in got] == [e[0] for e in expected] and len(got) >= 2
+            np.testing.assert_allclose([e[1:] for e in got], [e[1:] for e in expected], atol=0.041)
+        browser.run("document.getElementById('reset').click()")
+        assert browser.run("return state.threshold") == 0.5
+        assert browser.run("return document.querySelectorAll('#rows tr').length") == len(shown(browser))
+
+    def test_classes_are_filtered_by_name(self, browser, view):
+        set_filter = "const f = document.getElementById('class-filter'); f.value = arguments[0]; f.oninput()"
+        browser.run(set_filter, "siren, SINE")
+        assert {e[0] for e in shown(browser)} == {"Siren", "Sine wave"}
+        assert browser.run("return state.lanes.map((l) => l.label)") == ["Sine wave", "Siren"]
+        browser.run(set_filter, "annotated")
+        assert browser.run("return [state.events.length, state.lanes.length]") == [0, 1]
+
+    def test_a_click_moves_the_player_and_the_curve_shows_on_hover(self, browser, view):
+        browser.move(*view(3.0, 1))
+        assert browser.run("return document.getElementById('tip').hidden") is False
+        text = browser.run("return document.getElementById('tip').textContent")
+        assert text.startswith("Siren") and "score 0." in text and "event 0:02.5" in text
+        inked = (
+            "const c = document.getElementById('tip-curve');"
+            "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v, i) => i % 4 == 3 && v)"
+        )
+        assert browser.run(inked)
+        browser.click(*view(3.0, 1))
+        assert browser.run("return audio.currentTime") == pytest.approx(3.0, abs=0.02)
+        assert browser.run("return state.chosen.onset") == pytest.approx(2.5, abs=0.05)
+        assert browser.run("return document.getElementById('clock').textContent").startswith("0:03.0")
+
+    def test_the_cursor_runs_with_the_audio(self, browser, view):
+        browser.run("document.getElementById('play').click()")
+        browser.wait("return audio.currentTime > 0.3 && !audio.paused")
+        times = [
+            browser.run("return [audio.currentTime, document.getElementById('clock').textContent]") for _ in range(5)
+        ]
+        for current, text in times:
+            minutes, seconds = text.split(" / ")[0].split(":")
+            assert abs(int(minutes) * 60 + float(seconds) - current) < 0.15
+        browser.key(" ")
+        browser.wait("return audio.paused")
+        browser.key("\ue014")  # arrow right
+        assert browser.run("return audio.currentTime") > times[-1][0] + 0.9
+
+    def test_a_double_click_plays_the_event_alone(self, browser, view):
+        browser.click(*view(8.3, 1), times=2)
+        browser.wait("return audio.paused && audio.currentTime > 8.55 && audio.currentTime < 9.0", 8)
+
+    def test_zoom_and_drag(self, browser, view):
+        for _ in range(3):
+            browser.run("document.getElementById('zoom-in').click()")
+        start, end = browser.run("return [state.from, state.to]")
+        assert end - start == pytest.approx(10 / 8)
+        x, y = view(start + 0.6, 0)
+        move = {"type": "pointerMove", "duration": 0, "y": round(y)}
+        up, down = ({"type": f"pointer{kind}", "button": 0} for kind in ("Up", "Down"))
+        browser.pointer({**move, "x": round(x)}, down, {**move, "x": round(x) - 200}, up)
+        assert browser.run("return state.from") > start + 0.1
+        assert browser.run("return audio.currentTime") == 0  # a drag is no click
+        browser.run("document.getElementById('zoom-fit').click()")
+        assert browser.run("return [state.from, state.to]") == [0, 10]
+
+    def test_the_table_is_sorted_and_saved(self, browser, view):
+        browser.run("document.querySelectorAll('#head button')[3].click()")  # mean score, falling
+        scores = browser.run(
+            "return [...document.querySelectorAll('#rows tr')].map((r) => Number(r.cells[3].textContent))"
+        )
+        assert scores == sorted(scores, reverse=True)
+        saved = browser.run(
+            "let text; const url = URL.createObjectURL; URL.createObjectURL = (b) => { text = b; return url(b); };"
+            "HTMLAnchorElement.prototype.click = function () { this.saved = this.download; };"
+            "document.getElementById('save').click(); URL.createObjectURL = url;"
+            "return text.text()"
+        )
+        lines = saved.splitlines()
+        assert lines[0] == "filename\tonset\toffset\tevent_label" and len(lines) == 1 + len(shown(browser))
+        assert all(len(line.split("\t")) == 4 for line in lines)
+
+    def test_recordings_are_listed_and_opened(self, browser, view):
+        browser.run("document.querySelectorAll('nav button')[1].click()")
+        assert browser.run("return document.getElementById('title').textContent") == "z short.wav"
+        assert browser.run("return state.to") == 3
+        filter_files = "const f = document.getElementById('file-filter'); f.value = 'SHORT'; f.oninput()"
+        browser.run(filter_files)
+        assert browser.run("return document.querySelectorAll('nav button').length") == 1
+
+    def test_the_picture_is_drawn(self, browser, view, tmp_path):
+        browser.screenshot(tmp_path / "page.png")
+        pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
+        for colour in ((0x21, 0x71, 0xB2), (0xE6, 0x9F, 0x00)):
+            assert (np.abs(pixels - colour).sum(axis=2) < 40).sum() > 300
+        x, y = view(3.0, 1)
+        top = round(y) - 60 - 1  # the spectrogram is brightest at the siren's 3 kHz
+        column = pixels[top - 200 : top, round(x)].sum(axis=1)
+        assert column.max() > 500
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1920])
+def test_narrow_and_wide_windows(page, width):
+    with Browser(width, 800) as browser:
+        browser.open(page)
+        assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+        assert browser.run("return view.clientWidth") > width / 2
