@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-MODEL = ["--model_name=fmn04", "--seq_model_type=tf", "--seq_model_dim=104"]
+MODEL = ["--model_name=fmn04"]
 # Unlike the published recipe: a few hundred steps from scratch need small batches and one learning rate.
 SHORT_TRAINING = [
     "--batch_size=4",
@@ -25,6 +25,7 @@ SHORT_TRAINING = [
     "--lr_decay=0",
     "--wavmix_p=0",
     "--mixup_p=0",
+    "--frame_shift_range=0",
 ]
 THRESHOLD = 0.5
 MIN_OVERLAP = 0.5  # intersection over union of a true event and the detection that finds it

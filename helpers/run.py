@@ -40,7 +40,8 @@ OptionsT = TypeVar("OptionsT", bound=config.RunOptions)
 
 def prepare() -> None:
     """Quieten the libraries and set up the log; call it once at the start of a script."""
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|pkg_resources|Checkpoint directory|LeafSpec).*")
+    for noise in ("does not have many workers", "pkg_resources", "Checkpoint directory", "LeafSpec"):
+        warnings.filterwarnings("ignore", message=f".*{noise}.*")
     warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning.*")
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -107,7 +108,7 @@ def resume_position(checkpoint: Path) -> tuple[int, int]:
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     loops = content["loops"]["fit_loop"]
     epoch = loops["epoch_progress"]["current"]["completed"]
-    batches = loops["epoch_loop.batch_progress"]["current"]["completed"]
+    batches = loops["epoch_loop.batch_progress"]["current"]["processed"]
     ended = loops["epoch_progress"]["current"]["processed"] > epoch  # saved at the end of an epoch
     return (epoch + 1, 0) if ended else (epoch, batches)
 
@@ -270,6 +271,8 @@ def _loader(dataset: Any, options: config.StrongOptions, sampler: Any, drop_last
 def build_model(options: config.ModelOptions) -> SEDModel:
     """The detector that the options name; a checkpoint of our own says itself which model it holds.
 
+    What is not loaded starts from random numbers that `--seed` determines.
+
     Raises UserError for unknown names and unsuitable or missing weights.
     """
     model_type = {"model_name", "seq_model_type", "seq_model_dim"}
@@ -277,14 +280,18 @@ def build_model(options: config.ModelOptions) -> SEDModel:
         _, metadata = read_checkpoint(options.checkpoint)
         for name in (model_type - options.given) & metadata.keys():
             setattr(options, name, metadata[name])
+    torch.manual_seed(getattr(options, "seed", 0))
     resuming = getattr(options, "resume", None) is not None  # its weights come with the checkpoint
-    return create_model(
+    model = create_model(
         options.model_name,
         seq_model_type=options.seq_model_type,
         seq_model_dim=options.seq_model_dim,
         pretrained=None if resuming else options.pretrained,
         checkpoint=None if resuming else options.checkpoint,
     )
+    if options.pretrained == "scratch" and options.checkpoint is None:
+        model.strong_head.expect_rare_events()
+    return model
 
 
 def fit(
