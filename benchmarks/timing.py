@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from helpers.complexity import processor_name
+
 
 def seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Shortest of `repeats` runs of each function, in seconds, taken in turn so that all meet the same machine.
@@ -29,18 +31,10 @@ def seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[st
 def machine() -> dict[str, object]:
     """Processor, threads and versions that a figure belongs to."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
+import platform
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -282,3 +283,12 @@ def clips_per_second(model: nn.Module, mel: Tensor, min_seconds: float = 2.0) ->
             times.append(time.perf_counter() - start)
     fastest = sorted(times)[: (len(times) + 1) // 2]
     return mel.shape[0] * len(fastest) / sum(fastest)
+
+
+def processor_name() -> str:
+    """Name of this machine's processor, for figures that depend on it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

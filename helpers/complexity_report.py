@@ -1,0 +1,221 @@
+"""Figures of many models side by side: as a table, CSV, JSON, and performance over cost in a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from errors import UserError
+from helpers.complexity import Complexity, analyse
+from models import backbone_names, cards, create_model, sequence_model_names
+
+Model = tuple[str, str | None, int | None]  # backbone, sequence model, its dimension
+CLIP_SECONDS = 10.0
+DASH = "–"  # noqa: RUF001  (nothing to show)
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """One measurement; the forward pass from mel to logits, on clips of 10 s."""
+
+    device: str
+    batch_size: int
+    precision: str
+    clips_per_second: float
+
+    @property
+    def setting(self) -> str:
+        """Under what it was measured."""
+        return f"{self.device}, batch {self.batch_size}, {self.precision}"
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing per second of audio."""
+        return 1.0 / (self.clips_per_second * CLIP_SECONDS)
+
+
+@dataclass
+class Row:
+    """One model: what it costs and what it reaches."""
+
+    backbone: str
+    seq_model_type: str | None
+    seq_model_dim: int | None
+    cost: Complexity
+    psds1: float | None = None  # published, in percent
+    deepspeed_macs: int | None = None
+    throughput: list[Throughput] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """As in the papers, e.g. fmn10+tf:256."""
+        return f"{self.backbone}+{self.seq_model_type}:{self.seq_model_dim}" if self.seq_model_type else self.backbone
+
+    def figures(self) -> dict[str, Any]:
+        """All figures in plain units by name, in one level."""
+        bins, frames = self.cost.receptive_field
+        flat: dict[str, Any] = {"model": self.name, "parameters": self.cost.parameters}
+        flat.update({f"parameters_{name}": part.parameters for name, part in self.cost.parts.items()})
+        flat["macs"] = self.cost.macs
+        flat.update({f"macs_{name}": part.total_macs for name, part in self.cost.parts.items()})
+        kinds = ("convolution", "linear", "attention", "recurrence")
+        flat.update({f"macs_{kind}": sum(p.macs[kind] for p in self.cost.parts.values()) for kind in kinds})
+        flat["macs_by_deepspeed"] = self.deepspeed_macs
+        flat["peak_activation_bytes"] = self.cost.peak_bytes
+        flat["receptive_field_mel_bins"] = "clip" if bins is None else bins
+        flat["receptive_field_mel_frames"] = "clip" if frames is None else frames
+        flat["psds1"] = self.psds1
+        return flat
+
+
+def row(model: Model) -> Row:
+    """A model's cost and its published PSDS1, without throughput."""
+    backbone, seq_type, dim = model
+    cost = analyse(lambda: create_model(backbone, seq_model_type=seq_type, seq_model_dim=dim or 0))
+    of_model = (c for c in cards().values() if (c.backbone, c.seq_model_type, c.seq_model_dim) == model)
+    psds1 = next((card.psds1 for card in of_model if card.stage == "strong"), None)
+    return Row(backbone, seq_type, dim, cost, psds1)
+
+
+def all_models() -> Iterator[Model]:
+    """Every backbone alone; released combinations; on fmn10, the sequence models of which none was released."""
+    yield from ((name, None, None) for name in sorted(backbone_names()))
+    released = dict.fromkeys(
+        (card.backbone, card.seq_model_type, card.seq_model_dim) for card in cards().values() if card.seq_model_type
+    )
+    yield from released
+    seen = {seq_type for _, seq_type, _ in released}
+    yield from (("fmn10", name, 256) for name in sequence_model_names() if name not in seen)
+
+
+# ---- table and files ------------------------------------------------------------------------------------------
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table; columns that no row fills are left out."""
+    cells = [_cells(row) for row in rows]
+    names = list(dict.fromkeys(name for row in cells for name in row))
+    names = [name for name in names if any(row.get(name, DASH) != DASH for row in cells)]
+    lines = [names, ["---"] + ["---:"] * (len(names) - 1), *([row.get(name, DASH) for name in names] for row in cells)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cells(row: Row) -> dict[str, str]:
+    cost, parts = row.cost, row.cost.parts
+    bins, frames = ("clip" if size is None else str(size) for size in cost.receptive_field)
+    cells = {
+        "model": row.name,
+        "parameters": f"{cost.parameters:,}",
+        "backbone / sequence / heads (M)": " / ".join(f"{p.parameters / 1e6:.2f}" for p in parts.values()),
+        "GMACs": f"{cost.macs / 1e9:.3f}",
+        "of these": " / ".join(f"{p.total_macs / 1e9:.3f}" for p in parts.values()),
+        "by DeepSpeed": DASH if row.deepspeed_macs is None else f"{row.deepspeed_macs / 1e9:.3f}",
+        "activations (MB)": f"{cost.peak_bytes / 1e6:.1f}",
+        "sees (bins x frames)": f"{bins} x {frames}",
+        "PSDS1": DASH if row.psds1 is None else f"{row.psds1:.2f}",
+    }
+    for measured in row.throughput:
+        cells[f"clips/s ({measured.setting})"] = f"{measured.clips_per_second:.1f}"
+        cells[f"RTF ({measured.setting})"] = f"{measured.real_time_factor:.4f}"
+    return cells
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The rows as CSV, one line per model; throughput in one column per setting."""
+    lines = []
+    for row in rows:
+        line = row.figures()
+        for measured in row.throughput:
+            line[f"clips_per_second ({measured.setting})"] = round(measured.clips_per_second, 3)
+            line[f"real_time_factor ({measured.setting})"] = round(measured.real_time_factor, 6)
+        lines.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for line in lines for name in line)))
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def as_json(rows: Sequence[Row], environment: dict[str, Any]) -> str:
+    """The rows as JSON, with what the throughput was measured on."""
+    models = [
+        {
+            **row.figures(),
+            "throughput": [
+                {**vars(measured), "real_time_factor": measured.real_time_factor} for measured in row.throughput
+            ],
+        }
+        for row in rows
+    ]
+    return json.dumps({"clip_seconds": CLIP_SECONDS, "environment": environment, "models": models}, indent=1)
+
+
+# ---- picture --------------------------------------------------------------------------------------------------
+
+CNN, TRANSFORMER = "none", "transformer"  # models without a sequence model
+# colour (after Okabe and Ito, told apart with every kind of colour vision), marker, label's place in points
+STYLES = {
+    CNN: ("#000000", "o", (4, -7)),
+    TRANSFORMER: ("#666666", "*", (-5, 5)),
+    "tf": ("#0072B2", "s", (4, -7)),
+    "hybrid": ("#D55E00", "D", (-22, 5)),
+    "gru": ("#009E73", "^", (4, -7)),
+    "attn": ("#CC79A7", "v", (4, -7)),
+    "mamba": ("#E69F00", "P", (4, -7)),
+    "tcn": ("#56B4E9", "X", (4, -7)),
+}
+
+
+def plot(rows: Sequence[Row], path: Path, picture_format: str = "png") -> None:
+    """Draw published PSDS1 over parameters, MACs and, where it was measured, throughput.
+
+    Raises:
+        UserError: if none of the rows has a published PSDS1.
+    """
+    rows = [row for row in rows if row.psds1 is not None]
+    if not rows:
+        raise UserError("--plot: none of these models has a published PSDS1; add --all")
+    axes_of: dict[str, list[float]] = {
+        "parameters": [row.cost.parameters for row in rows],
+        "MACs for 10 s": [row.cost.macs for row in rows],
+    }
+    settings = dict.fromkeys(measured.setting for row in rows for measured in row.throughput)
+    for setting in settings:
+        rates = [next((m.clips_per_second for m in row.throughput if m.setting == setting), math.nan) for row in rows]
+        axes_of[f"clips per second ({setting})"] = rates
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(axes_of), 4.5), layout="constrained")
+    for axes, (label, values) in zip(figure.subplots(1, len(axes_of), squeeze=False)[0], axes_of.items(), strict=True):
+        _panel(axes, rows, values)
+        axes.set_xlabel(label)
+        axes.set_ylabel("PSDS1 on AudioSet Strong (published)")
+    figure.axes[0].legend(title="sequence model", fontsize="small")
+    figure.savefig(path, dpi=150, format=picture_format)
+
+
+def _panel(axes: Any, rows: Sequence[Row], values: Sequence[float]) -> None:
+    """One scatter plot of PSDS1 over `values`; models of one backbone and sequence type are joined."""
+    series: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
+    for row, value in zip(rows, values, strict=True):
+        bare = TRANSFORMER if row.cost.receptive_field[0] is None else CNN
+        key = (row.seq_model_type, row.backbone) if row.seq_model_type else (bare, "")
+        label = f"{row.backbone}:{row.seq_model_dim}" if row.seq_model_dim else row.backbone
+        series.setdefault(key, []).append((value, float(row.psds1 or math.nan), label))
+    named = set()
+    for (kind, _), points in sorted(series.items()):
+        colour, marker, place = STYLES.get(kind, ("#999999", ".", (4, -7)))
+        xs, ys, labels = zip(*sorted(points), strict=True)
+        style = {"color": colour, "marker": marker, "lw": 0 if kind == TRANSFORMER else 0.8, "ms": 5}
+        axes.plot(xs, ys, label=None if kind in named else kind, **style)
+        named.add(kind)
+        for x, y, label in zip(xs, ys, labels, strict=True):
+            axes.annotate(label, (x, y), fontsize=5, color=colour, xytext=place, textcoords="offset points")
+    axes.set_xscale("log")
+    axes.grid(alpha=0.3)
