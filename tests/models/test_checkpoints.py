@@ -1,0 +1,180 @@
+"""Checkpoints: every layout loads, every name resolves, downloads resume, strangers are refused."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from errors import UserError
+from models import backbone_names, cards, checkpoints, create_model, list_models, sequence_model_names
+from models.cards import Card, find_card
+from tests.golden_recipe import filled_state
+
+
+def released(model: torch.nn.Module, prefix: str = "net.") -> dict[str, torch.Tensor]:
+    """Recipe weights under the keys of a released frame-wise file."""
+    state = filled_state(model.state_dict())
+    return {f"{prefix}{key}".replace(f"{prefix}model.fmn.", f"{prefix}model."): value for key, value in state.items()}
+
+
+def assert_same_output(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    mel = torch.randn(1, 1, 128, 100, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for x, y in zip(a.eval()(mel), b.eval()(mel), strict=True):
+            torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("prefix", ["net.", "model."])
+@pytest.mark.parametrize("seq_model_type", [None, "tf", "gru", "hybrid"])
+def test_released_layouts(prefix: str, seq_model_type: str | None, tmp_path: Path) -> None:
+    model = create_model("fmn04", seq_model_type=seq_model_type, seq_model_dim=104)
+    torch.save(released(model, prefix), tmp_path / "fmn04.pt")
+    loaded = create_model("fmn04", seq_model_type=seq_model_type, seq_model_dim=104, checkpoint=tmp_path / "fmn04.pt")
+    model.load_state_dict(filled_state(model.state_dict()))
+    assert_same_output(loaded, model)
+
+
+def test_weak_checkpoint_under_a_sequence_model(tmp_path: Path) -> None:
+    weak = create_model("fmn04", n_classes_weak=527)
+    torch.save(released(weak), tmp_path / "fmn04_weak.pt")
+    model = create_model("fmn04", seq_model_type="tf", seq_model_dim=104)
+    fresh = {k: v.clone() for k, v in model.state_dict().items()}
+    report = checkpoints.load_weights(model, tmp_path / "fmn04_weak.pt")
+    after = model.state_dict()
+    assert all(key.startswith("model.") for key in report.loaded)
+    assert {key.split(".")[0] for key in report.initialised} == {"seq_model", "strong_head", "weak_head"}
+    assert set(report.refused) == {f"{head}_head.{part}" for head in ("strong", "weak") for part in ("weight", "bias")}
+    assert all(after[key].equal(fresh[key]) for key in report.initialised)
+    assert not after["model.fmn.features.0.0.weight"].equal(fresh["model.fmn.features.0.0.weight"])
+
+
+def test_head_with_other_classes_stays_fresh(tmp_path: Path) -> None:
+    torch.save(released(create_model("fmn04", n_classes_weak=527)), tmp_path / "weak.pt")
+    model = create_model("fmn04")
+    report = checkpoints.load_weights(model, tmp_path / "weak.pt")
+    assert report.initialised == ["weak_head.bias", "weak_head.weight"]
+    assert "527 classes in the file, 447 in the model" in str(report)
+
+
+def test_clip_wise_weights(tmp_path: Path) -> None:
+    """ImageNet and AudioSet files of the clip-wise family: same features, a classifier that is left out."""
+    model = create_model("fmn10")
+    state = filled_state({k.removeprefix("model.fmn."): v for k, v in model.state_dict().items() if "features" in k})
+    state |= {"classifier.2.weight": torch.zeros(1280, 960), "classifier.5.bias": torch.zeros(527)}
+    torch.save(state, tmp_path / "mn10_as.pt")
+    report = checkpoints.load_weights(model, tmp_path / "mn10_as.pt")
+    assert set(report.refused) == {"classifier.2.weight", "classifier.5.bias"}
+    assert sorted(report.initialised) == [f"{h}_head.{p}" for h in ("strong", "weak") for p in ("bias", "weight")]
+    assert model.state_dict()["model.fmn.features.3.block.0.0.weight"].equal(state["features.3.block.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.pop("net.model.features.0.0.weight"), "missing: model.fmn.features.0.0.weight"),
+        (
+            lambda s: s.update({"net.model.features.99.weight": torch.zeros(1)}),
+            "unexpected: model.fmn.features.99.weight",
+        ),
+        (lambda s: s.update({"net.model.features.0.0.weight": torch.zeros(3)}), r"other shape: .*\(3,\) instead of"),
+    ],
+)
+def test_strangers_are_named(change, words: str, tmp_path: Path) -> None:
+    state = released(create_model("fmn04"))
+    change(state)
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=words):
+        create_model("fmn04", checkpoint=tmp_path / "x.pt")
+
+
+def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "exploded",)
+
+    torch.save({"net.model": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        create_model("fmn04", checkpoint=tmp_path / "bomb.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_cards_and_registry_agree() -> None:
+    for card in cards().values():
+        assert card.backbone in backbone_names(), card.name
+        assert card.seq_model_type is None or card.seq_model_type in sequence_model_names()
+        stage = card.stage if card.stage not in ("ssl", "clipwise") else card.name
+        assert find_card(card.backbone, stage, card.seq_model_type, card.seq_model_dim or 256) == card
+    assert set(list_models()) == {*backbone_names(), *cards()}
+
+
+def test_names_of_the_releases() -> None:
+    expected = {f"fmn{w}_{s}" for w in ("04", "06", "10", "20", "30") for s in ("weak", "strong")}
+    dims = {"04": [104], "06": [160], "10": [128, 256, 512, 1024], "20": [512], "30": [768]}
+    expected |= {f"fmn{w}+{s}-{d}_strong" for w, ds in dims.items() for d in ds for s in ("tf", "hybrid", "gru")}
+    expected |= {"fmn10+tf-256_advanced-kd-weak-strong"}
+    expected |= {f"{t}_{s}" for t in ("BEATs", "ATST-F", "fpasst", "M2D", "ASIT") for s in ("ssl", "weak", "strong_1")}
+    assert expected <= set(cards())
+    assert cards()["fmn10+tf-256_strong"].url.endswith("/EfficientSED/releases/download/v0.0.1/fmn10+tf-256_strong.pt")
+    assert cards()["BEATs_strong_1"].url.endswith("/PretrainedSED/releases/download/v0.0.1/BEATs_strong_1.pt")
+
+
+def test_a_strong_checkpoint_needs_its_sequence_model() -> None:
+    with pytest.raises(UserError, match=r"no 'strong' weights .*attn-256.*fmn10\+tf-256_strong"):
+        find_card("fmn10", "strong", "attn", 256)
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `content`, honours byte ranges, breaks off after `limit` bytes of a response."""
+
+    content = bytes(range(256)) * 40_000
+    limit: int | None = None
+    ranges: list[str | None] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.ranges.append(asked)
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        body = self.content[start:]
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.limit])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def card() -> Iterator[Card]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/weights.pt"
+        Server.limit, Server.ranges = None, []
+        yield Card("weights", "fmn04", "strong", url, "fmn", "", "")
+        server.shutdown()
+
+
+def test_download_resumes_and_is_atomic(card: Card, tmp_path: Path) -> None:
+    Server.limit = 3_000_000
+    with pytest.raises(UserError, match="cannot download 'weights'"):
+        checkpoints.fetch(card, tmp_path)
+    assert not (tmp_path / "weights.pt").exists()
+    arrived = (tmp_path / "weights.pt.part").stat().st_size
+    assert 0 < arrived <= 3_000_000
+
+    Server.limit = None
+    path = checkpoints.fetch(card, tmp_path)
+    assert path.read_bytes() == Server.content
+    assert Server.ranges == [None, f"bytes={arrived}-"]
+    assert checkpoints.fetch(card, tmp_path) == path and len(Server.ranges) == 2  # nothing is fetched twice
+
+
+def test_no_network_says_where_to_get_the_file(tmp_path: Path) -> None:
+    card = Card("weights", "fmn04", "strong", "http://127.0.0.1:9/weights.pt", "fmn", "", "")
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/weights\.pt .*--checkpoint"):
+        checkpoints.fetch(card, tmp_path)

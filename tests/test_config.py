@@ -1,0 +1,127 @@
+"""Options: defaults that users rely on, the way from command line and YAML to dataclass, no dead options."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import config
+from errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+PUBLISHED_DEFAULTS = {  # of the training script on AudioSet Strong
+    "experiment_name": "as_strong",
+    "batch_size": 64,
+    "accumulate_grad_batches": 4,
+    "num_workers": 16,
+    "num_devices": 1,
+    "precision": "16",
+    "evaluate": False,
+    "check_val_every_n_epoch": 5,
+    "model_name": "fmn10",
+    "pretrained": "weak",
+    "seq_model_type": None,
+    "seq_model_dim": 256,
+    "n_epochs": 120,
+    "use_balanced_sampler": False,
+    "epoch_len": 100_000,
+    "median_window": 9,
+    "distillation_loss_weight": 0.0,
+    "pseudo_labels_file": None,
+    "wavmix_p": 0.5,
+    "freq_warp_p": 0.0,
+    "filter_augment_p": 0.0,
+    "frame_shift_range": 0.125,
+    "mixup_p": 0.3,
+    "mixstyle_p": 0.0,
+    "max_time_mask_size": 0.0,
+    "adamw": False,
+    "weight_decay": 0.0,
+    "max_lr": 8e-4,
+    "seq_lr": None,
+    "lr_decay": 0.9,
+    "lr_end": 2e-7,
+    "warmup_steps": 5000,
+    "schedule_mode": "cos",
+}
+
+
+def test_published_defaults() -> None:
+    options = config.parse(config.StrongOptions, [])
+    assert {name: getattr(options, name) for name in PUBLISHED_DEFAULTS} == PUBLISHED_DEFAULTS
+
+
+@pytest.mark.parametrize("cls", [config.StrongOptions])
+def test_every_option_is_read_somewhere(cls: type) -> None:
+    """Each field is used by name in a module other than config, or in a relation that config checks."""
+    sources = [p for folder in ("helpers", "models", "data_util") for p in (ROOT / folder).rglob("*.py")]
+    code = "\n".join(p.read_text() for p in [*sources, *ROOT.glob("ex_*.py")])
+    augmentations = (ROOT / "helpers/augment/pipeline.py").read_text()
+    for f in dataclasses.fields(cls):
+        read = re.search(rf"\b(o|options)\.{f.name}\b|\"{f.name}\"", code)
+        augmented = re.search(rf"\bo\.{f.name}\b|options\.{f.name}\b", augmentations)
+        assert read or augmented, f"--{f.name} is read by nothing"
+
+
+@pytest.mark.parametrize("cls", [config.StrongOptions])
+def test_every_option_has_a_help_text(cls: type) -> None:
+    text = config.build_parser(cls).format_help()
+    for f in dataclasses.fields(cls):
+        assert f.metadata["help"], f.name
+        assert f"--{f.name}" in text or f"--no_{f.name}" in text
+
+
+def test_yaml_beneath_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("batch_size: 8\nadamw: true\nseq_model_type: gru\n")
+    options = config.parse(config.StrongOptions, ["--config", str(path), "--batch_size=4"])
+    assert (options.batch_size, options.adamw, options.seq_model_type) == (4, True, "gru")
+    assert options.given == {"batch_size", "adamw", "seq_model_type"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("batch_sise: 8", "did you mean --batch_size"),
+        ("batch_size: 0", "at least 1"),
+        ("batch_size: 1.5", "whole number"),
+        ("adamw: maybe", "true or false"),
+        ("- 1", "option: value"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_bad_yaml_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words) as error:
+        config.parse(config.StrongOptions, ["--config", str(path)])
+    assert "\n" not in str(error.value)
+
+
+def test_round_trip_through_yaml(tmp_path: Path) -> None:
+    options = config.parse(config.StrongOptions, ["--adamw", "--weight_decay=0.01", "--data_dir=x y", "--seq_lr=1e-3"])
+    config.write_yaml(options, tmp_path / "config.yaml")
+    assert config.parse(config.StrongOptions, ["--config", str(tmp_path / "config.yaml")]) == options
+
+
+def test_switches_have_opposites() -> None:
+    parse = config.parse
+    assert parse(config.StrongOptions, ["--no_save_model"]).save_model is False
+    assert parse(config.StrongOptions, ["--adamw", "--no_adamw"]).adamw is False
+
+
+def test_help_does_not_import_torch() -> None:
+    """Help and refusals come at once; importing torch takes seconds."""
+    code = (
+        "import sys, ex_audioset_strong\n"
+        "try: ex_audioset_strong.main(['--mixup_p=2'])\n"
+        "except SystemExit as stop: assert stop.code == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
