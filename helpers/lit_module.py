@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,8 @@ from helpers import augment, losses, optim
 from helpers.event_scores import Event, StrongEvaluator
 from models.checkpoints import METADATA_KEY
 from models.sed_model import SEDModel
+
+log = logging.getLogger("efficientsed")
 
 NEVER = torch.iinfo(torch.int64).max
 SCRATCH_BN_MOMENTUM = 0.1  # the published 0.01 lags behind for the first hundreds of steps
@@ -66,7 +69,6 @@ class SEDModule(pl.LightningModule):
         self.evaluator = StrongEvaluator(
             model.labels, median_window=options.median_window, all_durations=self.durations.values()
         )
-        self.warmup_steps: int | None = None  # known when the length of the run is
         self._diverged_at = torch.tensor(NEVER)
         self.model.weak_head.requires_grad_(False)  # no loss reaches it here
         set_bn_momentum(model, bn_momentum(options))
@@ -138,9 +140,11 @@ class SEDModule(pl.LightningModule):
         )
         optimizer = optim.build_optimizer(groups, adamw=o.adamw)
         total = max(1, int(self.trainer.estimated_stepping_batches))
-        self.warmup_steps, _ = optim.effective_warmup(o.warmup_steps, total)
+        warmup_steps, shortened = optim.effective_warmup(o.warmup_steps, total)
+        if shortened:
+            log.info("warm-up of %d steps shortened to %d: the run has only %d", o.warmup_steps, warmup_steps, total)
         scheduler = optim.build_scheduler(
-            optimizer, o.schedule_mode, warmup_steps=self.warmup_steps, total_steps=total, lr_end=o.lr_end
+            optimizer, o.schedule_mode, warmup_steps=warmup_steps, total_steps=total, lr_end=o.lr_end
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
