@@ -18,6 +18,8 @@ help:
 setup: $(STAMP)
 
 $(STAMP): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else \
+		'Python 3.10 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 ...' % v)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
 	touch $(STAMP)

@@ -86,9 +86,11 @@ def filled(text: str) -> str:
     """The README's text with all tables made anew."""
     for name, make in TABLES.items():
         pattern = rf"(<!-- table:{name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, make=make: f"{m[1]}{make()}\n{m[2]}", text, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"README.md needs one pair of markers for the table '{name}', it has {count}")
+        table = make()
+        parts = re.split(pattern, text, flags=re.DOTALL)
+        if len(parts) != 4:
+            raise SystemExit(f"README.md needs one pair of markers for the table '{name}', it has {len(parts) // 3}")
+        text = f"{parts[0]}{parts[1]}{table}\n{parts[2]}{parts[3]}"
     return text
 
 
