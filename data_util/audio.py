@@ -63,10 +63,11 @@ def decode_channels(data: _Bytes | np.ndarray, *, max_seconds: float | None = No
         audio = audio[: round(max_seconds * rate)]
     if len(audio) == 0:
         raise DecodeError("no samples")
-    # One NaN or infinity makes the sum so; a finite sum can only come from finite samples.
-    with np.errstate(invalid="ignore"):
-        total = audio.sum(dtype=np.float64)
-    if not np.isfinite(total):
+    # One NaN or infinity makes the energy so; testing every sample takes ten times as long.
+    flat = audio.ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = np.dot(flat, flat)
+    if not np.isfinite(energy):
         raise DecodeError("samples that are not finite")
     return audio, rate
 
@@ -78,6 +79,8 @@ def resample(audio: np.ndarray, rate: int, target_rate: int = SAMPLE_RATE) -> np
 
 def fix_length(audio: np.ndarray, n_samples: int = CLIP_SAMPLES) -> np.ndarray:
     """Cut the end off, or append zeros, so that [N] float32 becomes [n_samples]; the start stays in place."""
+    if len(audio) == n_samples and audio.dtype == np.float32:
+        return audio
     fixed = np.zeros(n_samples, np.float32)
     kept = min(len(audio), n_samples)
     fixed[:kept] = audio[:kept]

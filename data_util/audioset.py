@@ -6,7 +6,7 @@ the real lengths are known, `eval_durations.csv` (no header; `Y<ytid>,seconds`).
 A sample is a dict that the default collate function can stack:
 
     audio           float32 [160000]    10 s, mono, 16 kHz
-    strong          float32 [447, 250]  0 or 1 (strong sets)
+    strong          uint8 [447, 250]    0 or 1 (strong sets); `.float()` on the device: a quarter of the bytes
     weak            float32 [527]       0 or 1 (weak sets)
     clip_id         str                 `Y<ytid>`
     index           int                 of the clip in the data set

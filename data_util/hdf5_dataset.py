@@ -60,30 +60,27 @@ class LazyHdf5:
     """An HDF5 file that every process opens for itself, when it first reads.
 
     An HDF5 handle must not cross a fork or a pickle; so the constructor closes what it has opened, the handle is
-    tied to the process id, and a pickled copy comes without it.
+    tied to the process id, and a pickled copy comes without it. Entries are kept: looking one up by name takes
+    longer than reading a clip's bytes.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file: h5py.File | None = None
+        self._entries: dict[str, h5py.Dataset] = {}
         self._pid = -1
 
-    @property
-    def file(self) -> h5py.File:
-        """The handle of this process."""
-        if self._file is None or self._pid != os.getpid():
-            self._file = None  # a handle inherited through a fork goes before the new one comes
-            self._file, self._pid = open_hdf5(self.path), os.getpid()
-        return self._file
-
-    def close(self) -> None:
-        """Close the handle of this process; the next read opens it again."""
-        if self._file is not None and self._pid == os.getpid():
-            self._file.close()
-        self._file = None
+    def entry(self, name: str) -> h5py.Dataset:
+        """An entry of the file, through the handle of this process."""
+        if self._pid != os.getpid():
+            self._entries, self._file = {}, None  # handles inherited through a fork go before new ones come
+            self._file = open_hdf5(self.path)
+            self._entries = {key: item for key, item in self._file.items() if isinstance(item, h5py.Dataset)}
+            self._pid = os.getpid()
+        return self._entries[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_pid": -1}
+        return {**self.__dict__, "_file": None, "_entries": {}, "_pid": -1}
 
 
 class Mp3File(LazyHdf5):
@@ -127,15 +124,15 @@ class Mp3File(LazyHdf5):
 
     def mp3(self, row: int) -> np.ndarray:
         """The encoded bytes of one clip, uint8 [n]."""
-        return self.file["mp3"][row]
+        return self.entry("mp3")[row]
 
     def target(self, row: int) -> np.ndarray:
         """The packed weak labels of one clip, uint8 [66]."""
-        return self.file["target"][row]
+        return self.entry("target")[row]
 
     def targets(self) -> np.ndarray:
         """The packed weak labels of all clips, uint8 [N, 66]."""
-        return self.file["target"][:]
+        return self.entry("target")[:]
 
 
 class PackedRows:

@@ -213,12 +213,12 @@ def encode_events(
         n_frames: columns of the result, 25 per second.
 
     Returns:
-        [n_classes, n_frames] float32, 1 from frame floor(25 onset) up to, not including, ceil(25 offset).
+        [n_classes, n_frames] uint8, 1 from frame floor(25 onset) up to, not including, ceil(25 offset).
     """
-    target = np.zeros((n_classes, n_frames), np.float32)
+    target = np.zeros((n_classes, n_frames), np.uint8)
     first, stop = frame_span(onset, offset, n_frames)
     for c, a, b in zip(class_index.tolist(), first.tolist(), stop.tolist(), strict=True):
-        target[c, a:b] = 1.0
+        target[c, a:b] = 1
     return target
 
 

@@ -33,7 +33,7 @@ class MixedDataset(Dataset):
             weak = torch.zeros(len(self.weak.vocabulary))
             return {**self.strong[index], "weak": weak, "has_strong": True, "has_weak": False}
         shape = (len(self.strong.vocabulary), CLIP_FRAMES)
-        sample = {**self.weak[index - len(self.strong)], "strong": torch.zeros(shape)}
+        sample = {**self.weak[index - len(self.strong)], "strong": torch.zeros(shape, dtype=torch.uint8)}
         if self.strong.pseudo_labels is not None:
             sample |= {"pseudo_logits": torch.zeros(shape, dtype=torch.float16), "has_pseudo": False}
         sample["index"] += len(self.strong)

@@ -106,7 +106,7 @@ class DensePseudoLabels(_NamedRows):
 
     def read(self, row: int) -> np.ndarray:
         """Logits of a row, float16 [n_classes, n_frames]."""
-        return self.file[DENSE][row]
+        return self.entry(DENSE)[row]
 
 
 class CompactPseudoLabels(_NamedRows):
@@ -130,7 +130,7 @@ class CompactPseudoLabels(_NamedRows):
 
     def read(self, row: int) -> np.ndarray:
         """Logits of a row, float16 [n_classes, n_frames]."""
-        return decode_logits(self.file[PACKED][row], *self.shape)
+        return decode_logits(self.entry(PACKED)[row], *self.shape)
 
 
 def _read_names(file: h5py.File, n_rows: int) -> np.ndarray:
