@@ -9,7 +9,7 @@ import numpy as np
 
 # Okabe and Ito's palette: told apart with every kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-CLASSES_PER_COLUMN = 60
+CLASSES_PER_COLUMN = 110
 
 
 def plot_psd_roc(
