@@ -21,6 +21,7 @@ it comes as silence with `valid` False. Either way it is counted, whatever proce
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from errors import UserError
 MAX_CORRUPT_SHARE = 0.01
 SPLITS = {"train": ("balanced_train", "unbalanced_train"), "eval": ("eval",)}
 _UNSEEN, _GOOD, _CORRUPT, _REPORTED = range(4)
+_log = logging.getLogger(__name__)
 
 
 def split_files(data_dir: str | Path, split: str) -> list[Mp3File]:
@@ -184,7 +186,7 @@ class AudioSetStrong(ClipDataset):
             pseudo_labels: teacher logits, a reader or the path of a file; None = none.
 
         Raises:
-            UserError: a file is missing or malformed, or no clip on disk has labels.
+            UserError: a file is missing or malformed, or no clip on disk has labels or pseudo labels.
         """
         self.data_dir, self.split = Path(data_dir), split
         self.vocabulary = vocabulary or load_vocabulary("strong")
@@ -208,6 +210,14 @@ class AudioSetStrong(ClipDataset):
         if source is not None:
             self._pseudo_rows = source.rows_of(self.clip_ids)
             self.without_pseudo = int((self._pseudo_rows < 0).sum())
+            if self.without_pseudo == len(self):
+                raise UserError(
+                    f"the pseudo-label file names none of the {len(self)} clips, such as {self.clip_ids[0]}"
+                )
+            if self.without_pseudo:
+                _log.warning(
+                    "%d of %d clips have no pseudo labels and use their hard labels", self.without_pseudo, len(self)
+                )
 
     def sample(self, index: int) -> dict[str, Any]:
         """Labels, names and, with a file of them, pseudo labels of a clip."""

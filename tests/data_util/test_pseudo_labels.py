@@ -72,11 +72,28 @@ def test_names_of_another_number_are_refused(tmp_path):
         open_pseudo_labels(tmp_path / "p.h5")
 
 
-def test_clips_without_a_row_fall_back_and_are_counted(data_dir, tmp_path):
+def test_a_file_for_other_clips_is_refused(data_dir, tmp_path):
+    write(tmp_path / "p.h5", IDS)
+    with pytest.raises(UserError, match="none of the 12 clips, such as Y"):
+        AudioSetStrong(data_dir, pseudo_labels=tmp_path / "p.h5")
+
+
+def test_damaged_rows_fall_back(data_dir, tmp_path):
+    clips = AudioSetStrong(data_dir).clip_ids
+    write(tmp_path / "dense.h5", clips)
+    compact(tmp_path / "dense.h5", tmp_path / "small.h5", workers=1)
+    with h5py.File(tmp_path / "small.h5", "r+") as file:
+        file["packed_logits"][3] = np.arange(50, dtype=np.uint8)
+    dataset = AudioSetStrong(data_dir, pseudo_labels=tmp_path / "small.h5")
+    assert [dataset[i]["has_pseudo"] for i in (2, 3)] == [True, False]
+    assert dataset[3]["pseudo_logits"].abs().max() == 0
+
+
+def test_clips_without_a_row_fall_back_and_are_counted(data_dir, tmp_path, caplog):
     clips = AudioSetStrong(data_dir).clip_ids
     logits = write(tmp_path / "p.h5", [clip[1:] for clip in clips[2:]])
     dataset = AudioSetStrong(data_dir, pseudo_labels=tmp_path / "p.h5")
-    assert dataset.without_pseudo == 2
+    assert dataset.without_pseudo == 2 and "2 of 12 clips have no pseudo labels" in caplog.text
     batch = next(iter(DataLoader(dataset, batch_size=4, num_workers=1)))
     assert batch["has_pseudo"].tolist() == [False, False, True, True]
     assert batch["pseudo_logits"].dtype == torch.float16 and batch["pseudo_logits"].shape == (4, 447, 250)
