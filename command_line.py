@@ -1,0 +1,209 @@
+"""From an option dataclass to a command line: conversion, checks, `--config FILE.yaml`, errors of one line.
+
+This module imports neither torch nor the project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from errors import UserError
+
+T = TypeVar("T")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    const: Any = None,
+) -> Any:
+    """A dataclass field with its help text and its allowed values (bounds are inclusive).
+
+    `const`: value that the option has when it is named without one.
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "const": const}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def refuse(name: str, value: object, why: str) -> NoReturn:
+    """Raise the UserError for a bad value of an option."""
+    raise UserError(f"--{name} is {value}: {why}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest option names."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def _base_type(annotation: Any) -> Any:
+    """int for `int | None`, float for `list[float]`, and so on."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is list else annotation
+
+
+def _is_list(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is list or any(
+        typing.get_origin(a) is list for a in typing.get_args(annotation)
+    )
+
+
+def _help_text(f: dataclasses.Field[Any], default: Any) -> str:
+    text = f.metadata["help"].replace("%", "%%")
+    if f.metadata["choices"]:
+        text += f" ({', '.join(f.metadata['choices'])})"
+    shown = default is not None and not isinstance(default, bool)
+    return f"{text} [default: {default}]" if shown else text
+
+
+def _title(cls: type[Any]) -> str:
+    return (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".")
+
+
+def _add_argument(group: argparse._ArgumentGroup, f: dataclasses.Field[Any], annotation: Any) -> None:
+    default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+    kind = _base_type(annotation)
+    if kind is bool:
+        shown, other = (f"--no_{f.name}", f"--{f.name}") if default else (f"--{f.name}", f"--no_{f.name}")
+        text = ("switch off: " if default else "") + _help_text(f, default)
+        group.add_argument(shown, dest=f.name, action="store_false" if default else "store_true", help=text)
+        group.add_argument(
+            other, dest=f.name, action="store_true" if default else "store_false", help=argparse.SUPPRESS
+        )
+        return
+    extra: dict[str, Any] = {"nargs": "+"} if _is_list(annotation) else {}
+    if f.metadata["const"] is not None:
+        extra = {"nargs": "?", "const": f.metadata["const"]}
+    metavar = {str: "NAME", int: "N", float: "X", Path: "PATH"}.get(kind, kind.__name__.upper())
+    group.add_argument(f"--{f.name}", help=_help_text(f, default), metavar=metavar, **extra)
+
+
+def build_parser(cls: type[Any]) -> argparse.ArgumentParser:
+    """The command line of an option dataclass; options that are not given stay absent from the result."""
+    parser = _Parser(
+        description=_title(cls) + ".",
+        usage="%(prog)s [options]",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options in a file; the command line wins")
+    hints = typing.get_type_hints(cls)
+    bases = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
+    groups = {base: parser.add_argument_group(_title(base)) for base in bases}
+    for f in dataclasses.fields(cls):
+        owner = next(base for base in bases if f.name in inspect.get_annotations(base))
+        _add_argument(groups[owner], f, hints[f.name])
+    return parser
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_convert(name, v, kind) for v in value]
+    if value is None:
+        return None
+    if kind is bool:
+        if not isinstance(value, bool):
+            refuse(name, value, "must be true or false")
+        return value
+    try:
+        if kind is int and isinstance(value, float) and value != int(value):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError):
+        refuse(name, value, f"must be {'a whole number' if kind is int else 'a number' if kind is float else 'text'}")
+
+
+def _check_value(f: dataclasses.Field[Any], value: Any) -> None:
+    for v in value if isinstance(value, list) else [value]:
+        if v is None:
+            continue
+        choices, low, high = f.metadata["choices"], f.metadata["low"], f.metadata["high"]
+        if choices and v not in choices:
+            refuse(f.name, v, f"must be one of {', '.join(choices)}")
+        below, above = low is not None and not v >= low, high is not None and not v <= high
+        if below or above:
+            limit = f"between {low:g} and {high:g}" if None not in (low, high) else f"at least {low:g}"
+            refuse(f.name, v, f"must be {limit}")
+
+
+def build(cls: type[T], values: dict[str, Any]) -> T:
+    """Options of `cls` from plain values (text or parsed), converted and checked; raises UserError."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    converted = {}
+    for name, value in values.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2)
+            hint = f"; did you mean --{' or --'.join(near)}?" if near else ""
+            raise UserError(f"unknown option --{name}{hint}")
+        converted[name] = _convert(name, value, _base_type(hints[name]))
+        _check_value(known[name], converted[name])
+    options = cls(**converted)
+    check = getattr(options, "check", None)
+    if check is not None:
+        check()
+    return options
+
+
+def parse(cls: type[T], argv: Sequence[str] | None = None) -> T:
+    """Options from a command line, on top of those of `--config FILE.yaml`, on top of the defaults.
+
+    Raises UserError naming the option, the value and what is allowed.
+    """
+    parser = build_parser(cls)
+    given, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if unknown:
+        word = unknown[0].split("=")[0]
+        near = difflib.get_close_matches(word, parser._option_string_actions, n=2)
+        raise UserError(f"unknown option '{word}'" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    values = vars(given)
+    config_file = values.pop("config", None)
+    values = {**(read_yaml(config_file) if config_file else {}), **values}
+    options = build(cls, values)
+    options.given = frozenset(values)  # type: ignore[attr-defined]
+    return options
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Options of a YAML file; raises UserError if it is missing or holds anything but `name: value`."""
+    import yaml
+
+    if not path.is_file():
+        refuse("config", path, "there is no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        refuse("config", path, f"it is not valid YAML ({' '.join(str(error).split())[:150]})")
+    if not isinstance(content or {}, dict):
+        refuse("config", path, "it must hold lines of the form 'option: value'")
+    return content or {}
+
+
+def as_dict(options: Any) -> dict[str, Any]:
+    """Options as plain values, for YAML files and checkpoints."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(options).items()}
+
+
+def write_yaml(options: Any, path: Path) -> None:
+    """Write the resolved options so that `--config` reads them back."""
+    import yaml
+
+    path.write_text(yaml.safe_dump(as_dict(options), sort_keys=False), encoding="utf-8")
