@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from helpers.compiling import compiled
 
 
 class Changes(NamedTuple):
@@ -28,7 +29,7 @@ class Rates(NamedTuple):
     max_efpr: float
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _insert(x, tp, score, efpr, hits, threshold, n):  # type: ignore[no-untyped-def]
     """Inserts a point into the front of length n unless another has no more false and no fewer true positives."""
     first = n  # of the points with more false positives; nearly always the end, since both counts mostly grow
@@ -52,7 +53,7 @@ def _insert(x, tp, score, efpr, hits, threshold, n):  # type: ignore[no-untyped-
     return n + shift
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _set_leaf(tree, leaf, value):  # type: ignore[no-untyped-def]
     """Sets one of the len(tree) / 2 terms of a sum of which tree[1] is the total.
 
@@ -65,7 +66,7 @@ def _set_leaf(tree, leaf, value):  # type: ignore[no-untyped-def]
         tree[i] = tree[2 * i] + tree[2 * i + 1]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def operating_points(changes, rates, weights, efpr, hits, threshold):  # type: ignore[no-untyped-def]
     """Finds the operating points of one class that no other threshold beats.
 
@@ -125,7 +126,7 @@ class Steps(NamedTuple):
     rise_of_square: np.ndarray  # float64 [R, *]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def resample_class(changes, resamples, alpha_ct, max_efpr, n_events, areas, steps):  # type: ignore[no-untyped-def]
     """Walks down the thresholds of one class once for every weighting of the clips.
 

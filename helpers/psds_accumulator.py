@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from helpers.score_tables import Batch, Criteria, Found, plan_windows
 if TYPE_CHECKING:
     from helpers.psds_figures import PSDSResult
 
+_log = logging.getLogger(__name__)
 MAX_VALUES = 2**22  # scores in one call of the compiled loops; bounds their output buffers
 
 
@@ -128,9 +131,9 @@ class PSDSAccumulator:
         if len(self.class_names) != scores.shape[1] or len(clip_ids) != scores.shape[0] or scores.ndim != 3:
             expected = (len(clip_ids), len(self.class_names), "T")
             raise UserError(f"scores of shape {tuple(scores.shape)}: expected [clips, classes, frames] = {expected}")
-        repeated = [clip for i, clip in enumerate(clip_ids) if clip in self.clips or clip in clip_ids[:i]]
-        if repeated:
-            raise UserError(f"clip {repeated[0]}: given twice; score every clip once")
+        repeated = next((clip for clip, n in Counter(clip_ids).items() if n > 1 or clip in self.clips), None)
+        if repeated is not None:
+            raise UserError(f"clip {repeated}: given twice; score every clip once")
         seconds = [batches.clip_duration(clip, durations) for clip in clip_ids]
         events = [batches.clip_events(clip, ground_truth, self.class_index) for clip in clip_ids]
         values = _as_float(scores)
@@ -166,6 +169,8 @@ class PSDSAccumulator:
         criteria = Criteria(self.settings.dtc, self.settings.gtc, cttc, self.peaks.floor, self.quiet.floor)
         n_threads = self.n_threads or torch.get_num_threads()
         step = -(-n_classes // (4 * n_threads))  # several pieces per thread: classes differ in their work
+        if not score_classes.signatures:
+            _log.info("first use: compiling the scoring loops, some 20 s unless an earlier run has kept them on disk")
         with ThreadPoolExecutor(n_threads) as pool:
             parts = range(0, n_classes, step)
             list(pool.map(lambda c: score_classes(batch, table, criteria, found, c, min(c + step, n_classes)), parts))

@@ -8,27 +8,27 @@ of the function that is called. They release the GIL: callers run them in thread
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from helpers.compiling import compiled
 from helpers.score_tables import LONGEST_NETWORK
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _min(a, b):  # type: ignore[no-untyped-def]  # numba infers the types
     return a if a < b else b
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _max(a, b):  # type: ignore[no-untyped-def]
     return b if a < b else a
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _median3(a, b, c):  # type: ignore[no-untyped-def]
     return _max(_min(a, b), _min(_max(a, b), c))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _reflect_pad(x, half, padded):  # type: ignore[no-untyped-def]
     """Copies x into the middle of `padded` [len(x) + 2 * half] and mirrors it at both ends (d c b a | a b c d)."""
     length = len(x)
@@ -41,7 +41,7 @@ def _reflect_pad(x, half, padded):  # type: ignore[no-untyped-def]
         padded[half + length + i] = x[j] if j < length else x[period - 1 - j]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _median9(p, out):  # type: ignore[no-untyped-def]
     """Median of 9 neighbours without branches, so that the compiler can use vector instructions.
 
@@ -58,7 +58,7 @@ def _median9(p, out):  # type: ignore[no-untyped-def]
         out[i] = _median3(low, mid, high)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _network_median(p, window, steps, rows, out):  # type: ignore[no-untyped-def]
     """Median by a sorting network of whole curves: row j holds the neighbours at distance j - window // 2."""
     length = len(out)
@@ -72,7 +72,7 @@ def _network_median(p, window, steps, rows, out):  # type: ignore[no-untyped-def
     out[:] = rows[window // 2]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _sliding_median(p, window, out):  # type: ignore[no-untyped-def]
     """Keeps the window sorted while it slides: one removal and one insertion per frame."""
     ordered = np.sort(p[:window])
@@ -91,7 +91,7 @@ def _sliding_median(p, window, out):  # type: ignore[no-untyped-def]
         out[i] = ordered[half]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _median_row(x, window, steps, padded, rows, out):  # type: ignore[no-untyped-def]
     """Median filter of one curve x [T] into out [T]; `padded` and `rows` are scratch for the longest window."""
     if window == 1:
@@ -108,7 +108,7 @@ def _median_row(x, window, steps, padded, rows, out):  # type: ignore[no-untyped
         _sliding_median(p, window, out)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def median_rows(x, windows, out):  # type: ignore[no-untyped-def]
     """Median filter of the rows of x [N, T] into out [N, T]; row n belongs to class n % C."""
     longest = windows.lengths.max()
@@ -120,13 +120,13 @@ def median_rows(x, windows, out):  # type: ignore[no-untyped-def]
         _median_row(x[n], windows.lengths[c], steps, padded, rows, out[n])
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _round6(x):  # type: ignore[no-untyped-def]
     """Rounds seconds to 6 decimals as NumPy does, so that sums of frames compare equal to what they mean."""
     return np.rint(x * 1e6) / 1e6
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _overlap(start, end, onsets, offsets, first, last):  # type: ignore[no-untyped-def]
     """Seconds of [start, end) inside the events first ... last - 1."""
     total = 0.0
@@ -135,7 +135,7 @@ def _overlap(start, end, onsets, offsets, first, last):  # type: ignore[no-untyp
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _turning_points(y, floor, out_score, out_sign, n):  # type: ignore[no-untyped-def]
     """Appends +1 at each local maximum of y and -1 at each local minimum, as far as they reach `floor`.
 
@@ -158,7 +158,7 @@ def _turning_points(y, floor, out_score, out_sign, n):  # type: ignore[no-untype
     return n
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _level_index(levels, value):  # type: ignore[no-untyped-def]
     """Position of `value` in the descending array `levels`; len(levels) when it is below all of them."""
     low, high = 0, len(levels)
@@ -171,7 +171,7 @@ def _level_index(levels, value):  # type: ignore[no-untyped-def]
     return low
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _detection_tree(y, levels, top, bottom, start, end):  # type: ignore[no-untyped-def]
     """Lists every detection that some threshold produces.
 
@@ -203,7 +203,7 @@ def _detection_tree(y, levels, top, bottom, start, end):  # type: ignore[no-unty
     return found
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _matched_curve(y, stamps, onsets, offsets, first, last, dtc, gtc):  # type: ignore[no-untyped-def]
     """Compares the detections of one curve with the events first ... last - 1 of its class.
 
@@ -248,7 +248,7 @@ def _matched_curve(y, stamps, onsets, offsets, first, last, dtc, gtc):  # type: 
     return levels, d_fp, d_tp, (top[:found], bottom[:found], start[:found], end[:found]), relevant
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _cross_triggers(stamps, events, b, c, tree, relevant, levels, criteria, found, n):  # type: ignore[no-untyped-def]
     """Appends how often detections of class c lie on events of each other class; returns the new number of rows.
 
@@ -280,7 +280,7 @@ def _cross_triggers(stamps, events, b, c, tree, relevant, levels, criteria, foun
     return n
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _has_bad_value(x):  # type: ignore[no-untyped-def]
     bad = 0
     for t in range(len(x)):
@@ -288,7 +288,7 @@ def _has_bad_value(x):  # type: ignore[no-untyped-def]
     return bad > 0
 
 
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@compiled(fastmath={"nnan", "nsz"})
 def _highest(x, start, end):  # type: ignore[no-untyped-def]
     """Highest of x[start:end]; 0 when that is empty, as sed_scores_eval scores a segment without any frame."""
     high = x[start] if end > start else x.dtype.type(0)
@@ -297,7 +297,7 @@ def _highest(x, start, end):  # type: ignore[no-untyped-def]
     return high
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _peak(x):  # type: ignore[no-untyped-def]
     """Highest value of a long row; four running maxima let the processor work on several at once."""
     a = b = c = d = x[0]
@@ -309,7 +309,7 @@ def _peak(x):  # type: ignore[no-untyped-def]
     return _max(_max(a, b), _max(c, d))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _quiet_segments(y, frames, n_segments, floor, quiet, n):  # type: ignore[no-untyped-def]
     """Appends the scores of all segments of a clip without the class; returns the new number of rows."""
     for s in range(n_segments):
@@ -318,7 +318,7 @@ def _quiet_segments(y, frames, n_segments, floor, quiet, n):  # type: ignore[no-
     return n
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _mixed_segments(batch, events, b, c, y, floor, found):  # type: ignore[no-untyped-def]
     """Appends the scores of the segments of a clip with events of class c to those with or without an event."""
     index = c * len(batch.n_frames) + b
@@ -336,7 +336,7 @@ def _mixed_segments(batch, events, b, c, y, floor, found):  # type: ignore[no-un
             found.counts[c, 4] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _matched_detections(batch, events, b, c, y, criteria, found):  # type: ignore[no-untyped-def]
     """Appends the changes of false positives, true positives and cross triggers along one curve y."""
     index = c * len(batch.n_frames) + b
@@ -357,7 +357,7 @@ def _matched_detections(batch, events, b, c, y, criteria, found):  # type: ignor
         found.counts[c, 2] = _cross_triggers(stamps, events, b, c, tree, relevant, levels, criteria, found, n)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def score_classes(batch, events, criteria, found, first_class, last_class):  # type: ignore[no-untyped-def]
     """Fills the rows first_class ... last_class - 1 of `found` from a batch of clips (see the types above).
 

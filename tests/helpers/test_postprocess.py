@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errors import UserError
+from helpers.compiling import compiled
 from helpers.postprocess import median_filter
 from helpers.score_tables import median_network
 
@@ -87,3 +88,13 @@ def test_one_curve_and_no_clip():
 def test_bad_windows_are_refused(window):
     with pytest.raises(UserError, match="median_window"):
         median_filter(torch.zeros(2, 10), window)
+
+
+def test_compiling_without_a_writable_folder(monkeypatch):
+    def refuse_cache(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr("helpers.compiling.njit", refuse_cache)
+    assert compiled()(len) is len
