@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+RUN := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 DEMO := demo
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -15,31 +16,35 @@ help:
 	@echo "make lint    ruff, format check, mypy"
 	@echo "make bench   run all benchmarks"
 
-setup: $(STAMP)
+setup: $(RUN)
 
-$(STAMP): requirements.txt requirements-dev.txt
+$(RUN): requirements.txt
 	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else \
 		'Python 3.10 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 ...' % v)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
-	touch $(STAMP)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $(RUN)
 
-test: $(STAMP)
+$(DEV): requirements-dev.txt $(RUN)
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	touch $(DEV)
+
+test: $(DEV)
 	$(BIN)/python -m pytest -q
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
-format: $(STAMP)
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)
+bench: $(DEV)
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-demo: $(STAMP)
+demo: $(RUN)
 	$(BIN)/python demo.py --out $(DEMO)
 
 clean:

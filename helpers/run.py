@@ -152,14 +152,13 @@ def make_logger(options: config.RunOptions, folder: Path, project: str = WANDB_P
 
 
 def _wandb(options: config.RunOptions, folder: Path, project: str) -> Logger:
+    os.environ.setdefault("WANDB_SILENT", "true")  # before the import
     import wandb
 
-    offline = os.environ.get("WANDB_MODE", "") in ("offline", "disabled") or not wandb.api.api_key
-    if offline:
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+    if mode == "offline":
         log.info("W&B: not logged in, recording offline in %s/wandb (later: wandb sync)", folder)
-        os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    return WandbLogger(name=options.experiment_name, project=project, save_dir=folder, offline=offline)
+    return WandbLogger(name=options.experiment_name, project=project, save_dir=folder, mode=mode)
 
 
 def _tensorboard(options: config.RunOptions, folder: Path, project: str) -> Logger:
