@@ -120,14 +120,14 @@ class EventStream:
         self._samples: np.ndarray = np.zeros(0, np.float32)  # the newest
         self._n_samples = 0  # of the stream so far, at 16 kHz
         self._n_scored = 0  # frames
-        self._smoother = RunningFilter(self.decoding.smooth, self.decoding.reach)
+        self._smoother = RunningFilter(self.decoding.smooth, self.decoding.smooth.reach)
         self._decoders = self.decoding.decoders()
         self._announced: dict[str, set[tuple[int, int]]] = {name: set() for name in self._decoders}
 
     @property
     def latency(self) -> float:
         """Seconds of audio after which an onset or offset is known at the latest (computing time comes on top)."""
-        frames = self.hop + self.lookahead + self.decoding.reach
+        frames = self.hop + self.lookahead + self.decoding.smooth.reach
         return frames / FRAME_RATE + max(self.decoding.min_duration, self.decoding.max_gap)
 
     def push(self, samples: np.ndarray) -> list[StreamEvent]:

@@ -10,6 +10,7 @@ from scipy.ndimage import median_filter
 
 from errors import UserError
 from helpers.audio_reader import Audio
+from helpers.detection import Smoother
 from helpers.detector import Detector, Failure
 from helpers.pipeline import Job
 from tests.tone_model import ToneModel, tones
@@ -175,6 +176,14 @@ def test_tags_are_the_best_of_all_windows(detector):
     detection = detector.detect(Audio(tones(25, [(21, 22, "Siren")])))
     tags = dict(zip((n.label for n in detector.tag_names(detection)), detection.tags, strict=True))
     assert tags["Siren"] > 0.9 and tags["Dial tone"] < 0.1
+
+
+@pytest.mark.parametrize("window", [1, 3, 9, [1, 51, 9, 9]])
+def test_both_median_filters_are_the_same(window):
+    scores = np.random.default_rng(0).random((4, 400)).astype(np.float32)
+    quick, compiled = Smoother(window), Smoother(window)
+    compiled.scipy_frames = 0
+    np.testing.assert_array_equal(quick(scores), compiled(scores))
 
 
 def many_jobs(n: int, bad: set[int]):
