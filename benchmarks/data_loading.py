@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -42,7 +43,7 @@ from data_util.hdf5_dataset import PackedRows
 from data_util.label_files import STRONG_COLUMNS
 from data_util.labels import encode_events, load_vocabulary
 from data_util.pack_clip import encode_mp3
-from data_util.pseudo_labels import compact
+from data_util.pseudo_labels import compact, compact_error
 from data_util.synthetic import make_audio, make_ytid
 
 N_EVENTS = 8
@@ -213,6 +214,8 @@ def speed(folder: Path, n_clips: int, batch_size: int, repeats: int) -> dict[str
         "plain_encode_ms": milliseconds(lambda i: plain.encode(merged[i]), n_clips),
         "plain_pseudo_ms": milliseconds(lambda i: plain.teacher(plain.names[i]), n_clips),
     }
+    error = compact_error(ours.pseudo_labels, small.pseudo_labels)
+    figures |= {f"compact_{name}_error": value for name, value in asdict(error).items()}
     figures["compact_kb_per_clip"] = (folder / "compact.h5").stat().st_size / n_clips / 1000
     figures["mp3_kb_per_clip"] = float(np.mean([len(ours.mp3(i)) for i in range(n_clips)])) / 1000
     return figures
@@ -298,7 +301,7 @@ def main() -> None:
     setting |= {"clips": args.clips, "batch_size": args.batch_size, "repeats": args.repeats}
     print(", ".join(f"{name} {value}" for name, value in setting.items()))
     for name, value in figures.items():
-        print(f"{name:>24}  {value:,.2f}")
+        print(f"{name:>24}  {value:,.4g}")
     print(json.dumps({"benchmark": "data_loading", **setting, **{k: round(v, 4) for k, v in figures.items()}}))
 
 

@@ -11,7 +11,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from data_util.audioset import AudioSetStrong
-from data_util.pseudo_labels import CompactPseudoLabels, DensePseudoLabels, compact, main, open_pseudo_labels
+from data_util.pseudo_labels import (
+    CompactPseudoLabels,
+    DensePseudoLabels,
+    compact,
+    compact_error,
+    main,
+    open_pseudo_labels,
+)
 from errors import UserError
 
 IDS = ["-abc_defghi", "endsInMp3m3", "Ystart12345", "lastIsP123p", "YYdouble123"]
@@ -112,7 +119,8 @@ def test_compact_file_gives_nearly_the_same_probabilities(tmp_path, capsys):
         file["strong_logits"][:] = soft_logits(5)
     arguments = ["compact", str(tmp_path / "dense.h5"), str(tmp_path / "small.h5")]
     main([*arguments, "--workers", "1"])
-    assert "5 clips" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "5 clips" in printed and "KB per clip" in printed and "distillation loss" in printed
     dense, small = (open_pseudo_labels(tmp_path / name) for name in ("dense.h5", "small.h5"))
     assert type(small) is CompactPseudoLabels and len(small) == 5
     clips = [f"Y{ytid}" for ytid in IDS]
@@ -121,6 +129,8 @@ def test_compact_file_gives_nearly_the_same_probabilities(tmp_path, capsys):
     for row in range(5):
         p, q = (1 / (1 + np.exp(-reader.read(row).astype(float))) for reader in (dense, small))
         assert np.abs(p - q).max() < 0.011
+    error = compact_error(dense, small)
+    assert 0 < error.probability < 0.011 and 0 < error.logit < 0.2 and abs(error.loss) < 0.05
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2 and "--overwrite" in capsys.readouterr().err
