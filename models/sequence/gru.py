@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from models.registry import register_sequence_model
@@ -23,7 +24,10 @@ class BidirectionalGRU(nn.Module):
         self.gru = nn.GRU(in_dim, dim, num_layers=N_BLOCKS, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, C] -> [B, T, 2 D]
-        return self.gru(x)[0]
+        if x.device.type != "cpu":
+            return self.gru(x)[0]
+        with torch.autocast("cpu", enabled=False):  # it would convert the weights again for every frame
+            return self.gru(x.to(next(self.gru.parameters()).dtype))[0]
 
 
 @register_sequence_model("gru")

@@ -85,6 +85,18 @@ def test_only_causal_models_keep_the_past_when_the_future_changes(name: str) -> 
 
 
 @pytest.mark.parametrize("name", TYPES)
+def test_autocast_changes_little(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_sequence_model(name, 24, 64).eval()
+    frames = torch.randn(2, 50, 24)
+    with torch.no_grad():
+        expected = model(frames)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(frames).float()
+    assert (half - expected).abs().max() < 0.05 * expected.std()
+
+
+@pytest.mark.parametrize("name", TYPES)
 def test_order_of_frames_matters(name: str) -> None:
     torch.manual_seed(0)
     model = build_sequence_model(name, 24, 32).eval()
