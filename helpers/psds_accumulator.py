@@ -87,6 +87,7 @@ class PSDSAccumulator:
         self.turns = Pool(floor, np.float32, np.int8, *clip)  # changes in clips without the class
         self.steps = Pool(floor, np.float32, np.int32, np.int32, *clip)  # with it: false and true positives
         self.triggers = Pool(floor, np.float32, np.int32, np.int32, *clip)  # cross triggers: change, other class
+        self.peaks.followers = [self.turns, self.steps, self.triggers]
         self.clips: dict[str, int] = {}
         self.durations: list[float] = []
         self.n_segments = 0
@@ -169,7 +170,7 @@ class PSDSAccumulator:
         criteria = Criteria(self.settings.dtc, self.settings.gtc, cttc, self.peaks.floor, self.quiet.floor)
         n_threads = self.n_threads or torch.get_num_threads()
         step = -(-n_classes // (4 * n_threads))  # several pieces per thread: classes differ in their work
-        if not score_classes.signatures:
+        if not getattr(score_classes, "signatures", True):
             _log.info("first use: compiling the scoring loops, some 20 s unless an earlier run has kept them on disk")
         with ThreadPoolExecutor(n_threads) as pool:
             parts = range(0, n_classes, step)

@@ -50,6 +50,8 @@ class Pool:
 class TopPool(Pool):
     """A pool that keeps the `top` rows of highest score of each class and raises the floor to the lowest of them.
 
+    Pools that share this floor shrink with it when they are listed in `followers`.
+
     Args:
         n_classes: number of classes C.
         dtypes: type of each column.
@@ -59,6 +61,7 @@ class TopPool(Pool):
     def __init__(self, n_classes: int, *dtypes: type, top: int | None) -> None:
         super().__init__(np.full(n_classes, -np.inf), *dtypes)
         self.top = top
+        self.followers: list[Pool] = []
         if top is not None:
             self.limits[:] = top
 
@@ -73,3 +76,5 @@ class TopPool(Pool):
         self.keep(c, np.argpartition(scores, first)[first:])
         self.floor[c] = max(self.floor[c], float(self.rows(c)[0].min()))
         self.limits[c] = self.top + max(64, self.top // 4)
+        for pool in self.followers:
+            pool.shrink(c)

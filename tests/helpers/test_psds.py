@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from sed_scores_eval import intersection_based, segment_based
 from sed_scores_eval.base_modules import curves
@@ -84,7 +84,8 @@ class Case:
         return frames
 
     def expected_psds(self, settings, window=1):
-        return intersection_based.psds(
+        return of_reference(
+            intersection_based.psds,
             self.frames(window),
             self.truth,
             self.durations,
@@ -101,6 +102,14 @@ class Case:
             self.frames(window), self.truth, self.durations, segment_length=seconds, max_fpr=max_fpr
         )
         return auroc
+
+
+def of_reference(function, *args, **options):
+    """Calls sed_scores_eval, which fails on a class whose counts are zero at every threshold."""
+    try:
+        return function(*args, **options)
+    except IndexError:
+        reject()
 
 
 class StableNumpy:
@@ -188,7 +197,7 @@ def test_auroc_of_long_curves_and_what_sed_scores_eval_makes_of_them():
 @given(case=cases, threshold=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 3.0]))
 def test_f1_at_a_threshold_equals_sed_scores_eval(case, threshold):
     collected, criteria = case.accumulate(OTHER), {"dtc_threshold": OTHER.dtc, "gtc_threshold": OTHER.gtc}
-    expected = intersection_based.fscore(case.frames(), case.truth, threshold, **criteria)
+    expected = of_reference(intersection_based.fscore, case.frames(), case.truth, threshold, **criteria)
     check_f1(collected.intersection_f1(threshold), expected, sum(map(len, case.truth.values())))
     expected = segment_based.fscore(case.frames(), case.truth, case.durations, threshold, segment_length=1.0)
     check_f1(collected.segment_f1(threshold), expected, int(collected.active.sizes.sum()))
@@ -208,10 +217,10 @@ def check_f1(ours, expected, n_ref):
 def test_best_f1_equals_sed_scores_eval(case):
     collected, criteria = case.accumulate(OTHER), {"dtc_threshold": OTHER.dtc, "gtc_threshold": OTHER.gtc}
     frames = case.frames()
-    best, *_ = intersection_based.best_fscore(frames, case.truth, **criteria)
+    best, *_ = of_reference(intersection_based.best_fscore, frames, case.truth, **criteria)
     ours = collected.intersection_f1()
     at = {name: one.threshold for name, one in ours.items()}
-    there, *_ = intersection_based.fscore(frames, case.truth, at, **criteria)
+    there, *_ = of_reference(intersection_based.fscore, frames, case.truth, at, **criteria)
     assert {name: one.f1 for name, one in ours.items()} == pytest.approx({n: best[n] for n in ours}, abs=1e-9)
     assert {name: one.f1 for name, one in ours.items()} == pytest.approx({n: there[n] for n in ours}, abs=1e-9)
 
