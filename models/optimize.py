@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 
@@ -32,12 +33,34 @@ def fold_batch_norm(module: nn.Module) -> None:
         fold_batch_norm(child)
 
 
+class InBFloat16(nn.Module):
+    """A sequence model whose convolutions and matrix products compute in bfloat16; its output is float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = to_bfloat16(module)
+        self.out_dim, self.causal = module.out_dim, module.causal
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.module(x).float()
+
+
+def to_bfloat16(module: nn.Module) -> nn.Module:
+    """Convert the weights of convolutions and linear layers, in place; under autocast, all else stays as it is."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, *Convolution)):
+            part.to(torch.bfloat16)
+    return module
+
+
 class FastSEDModel(SEDModel):
     """A `SEDModel` for inference only, with the same methods; made by `optimize_for_inference`.
 
     Args:
         model: the detector, which is copied and left as it is.
-        bfloat16: whether convolutions and matrix products compute in bfloat16. Heads and logits stay in float32.
+        bfloat16: whether convolutions and matrix products compute in bfloat16. Embeddings, heads and logits stay in
+            float32.
     """
 
     def __init__(self, model: SEDModel, bfloat16: bool) -> None:
@@ -47,24 +70,20 @@ class FastSEDModel(SEDModel):
         self.eval().requires_grad_(False)
         fold_batch_norm(self)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for module in (*self.model.modules(), *self.seq_model.modules()):
-            if isinstance(module, (nn.Linear, *Convolution)):
-                module.to(self.dtype)
+        if bfloat16:
+            to_bfloat16(self.model)
+            self.seq_model = InBFloat16(self.seq_model)
 
     def embed(self, mel: Tensor) -> Tensor:
-        """Backbone embedding [B, T, C]; on a CPU, a few clips at a time."""
+        """Backbone embedding [B, T, C], float32; on a CPU, a few clips at a time."""
         mel = mel.contiguous(memory_format=torch.channels_last)
-        if mel.device.type != "cpu" or mel.shape[0] == 1:
-            return super().embed(mel)
-        bytes_per_clip = mel[0].numel() * self.dtype.itemsize
-        clips_per_pass = max(1, PASS_BYTES // bytes_per_clip)
-        return torch.cat([super(FastSEDModel, self).embed(part) for part in mel.split(clips_per_pass)])
-
-    def features(self, mel: Tensor) -> Tensor:
-        """What the heads see, [B, T, F], in float32."""
-        half = self.dtype == torch.bfloat16
-        with torch.autocast(mel.device.type, dtype=torch.bfloat16, enabled=half):
-            return super().features(mel).float()
+        clips_per_pass = len(mel)
+        if mel.device.type == "cpu":
+            clips_per_pass = max(1, PASS_BYTES // (mel[0].numel() * self.dtype.itemsize))
+        half = torch.autocast(mel.device.type, torch.bfloat16)
+        with half if self.dtype == torch.bfloat16 else contextlib.nullcontext():
+            parts = [super(FastSEDModel, self).embed(part) for part in mel.split(clips_per_pass)]
+        return torch.cat(parts).float()
 
 
 def optimize_for_inference(model: SEDModel, bfloat16: bool = False) -> FastSEDModel:

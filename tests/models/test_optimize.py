@@ -83,6 +83,15 @@ def test_passes_of_few_clips_give_the_same() -> None:
     torch.testing.assert_close(fast(mel)[0], alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_steps_can_be_taken_one_by_one(bfloat16: bool, mel: torch.Tensor) -> None:
+    """As streams do: embedding, sequence model, head."""
+    fast = optimize_for_inference(filled_model("tcn"), bfloat16=bfloat16)
+    embedding = fast.embed(mel)
+    assert embedding.dtype == torch.float32
+    assert torch.equal(fast.strong_head(fast.seq_model(embedding)), fast(mel)[0])
+
+
 @pytest.mark.parametrize("n_frames", [100, 2400])
 def test_other_lengths(n_frames: int) -> None:
     model = filled_model("hybrid")
