@@ -108,6 +108,17 @@ def test_order_of_frames_matters(name: str) -> None:
     assert difference.abs().max() > 1e-4
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", TYPES)
+def test_gpu_equals_cpu(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_sequence_model(name, 24, 64).eval()
+    frames = torch.randn(2, 250, 24)
+    with torch.no_grad():
+        expected = model(frames)
+        torch.testing.assert_close(model.cuda()(frames.cuda()).cpu(), expected, atol=1e-3, rtol=0)
+
+
 def test_rms_norm() -> None:
     norm = RMSNorm(16)
     nn.init.normal_(norm.gamma)
