@@ -115,7 +115,8 @@ def _measure(model: SEDModel, options: ComplexityOptions) -> Iterator[Throughput
         setting = f"{precision}, optimized" if options.optimize else precision
         for mel in mels:
             with torch.autocast(device.type, DTYPES[precision], enabled=half and not options.optimize):
-                yield Throughput(options.device, len(mel), setting, clips_per_second(variant, mel))
+                rate = clips_per_second(variant, mel)
+            yield Throughput(options.device, len(mel), setting, rate)
 
 
 def _environment(options: ComplexityOptions) -> dict[str, object]:
