@@ -38,10 +38,6 @@ def _time(n: int) -> np.ndarray:
     return np.arange(n) / RATE
 
 
-def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
 def _tones(n: int, *frequencies: float) -> np.ndarray:
     return np.sum([np.sin(2 * np.pi * f * _time(n)) for f in frequencies], axis=0)
 
@@ -85,12 +81,7 @@ def _damped(frequency: float, decay: float, seconds: float) -> np.ndarray:
 
 def _earpiece(audio: np.ndarray) -> np.ndarray:
     """A small loudspeaker driven hard: adds the harmonics and differences that real telephone tones have."""
-    return np.tanh(1.5 * audio)
-
-
-def sine_wave(rng: np.random.Generator, n: int) -> np.ndarray:
-    """A steady pure tone, 4.5 kHz to 6 kHz."""
-    return _tones(n, _log_uniform(rng, 4500, 6000))
+    return np.tanh(3.0 * audio)
 
 
 def noise(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -103,23 +94,21 @@ def noise(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def chirp_tone(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Exponential sweeps through four octaves, one after the other, all up or all down."""
+    """Exponential upward sweeps through four octaves, one after the other."""
     seconds, low = rng.uniform(0.3, 0.6), rng.uniform(300, 400)
-    position = np.mod(_time(n) / seconds, 1.0)
-    position = position if rng.random() < 0.5 else 1 - position
-    audio = np.sin(2 * np.pi * np.cumsum(low * 2 ** (4.0 * position)) / RATE)
+    octaves = 4.0 * np.mod(_time(n) / seconds, 1.0)
+    audio = np.sin(2 * np.pi * np.cumsum(low * 2**octaves) / RATE)
     return _cadence(audio, seconds - 0.01, 0.01)
 
 
 def beep(rng: np.random.Generator, n: int) -> np.ndarray:
     """A quick regular row of short pure tones near 3 kHz, as small devices give them."""
-    return _cadence(_tones(n, rng.uniform(2900, 3300)), rng.uniform(0.08, 0.12), rng.uniform(0.08, 0.12))
+    return _cadence(_tones(n, rng.uniform(2900, 3300)), rng.uniform(0.1, 0.16), rng.uniform(0.05, 0.08))
 
 
 def reversing_beeps(rng: np.random.Generator, n: int) -> np.ndarray:
-    """The warning of a reversing lorry: a harsh tone of 1.2 kHz, on and off for the same time."""
-    on = rng.uniform(0.3, 0.4)
-    return _cadence(_square(rng.uniform(1150, 1300) * _time(n)), on, on)
+    """The warning of a reversing lorry: a harsh tone of 1.2 kHz, switched about twice a second."""
+    return _cadence(_square(rng.uniform(1150, 1300) * _time(n)), rng.uniform(0.25, 0.35), rng.uniform(0.12, 0.16))
 
 
 def dial_tone(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -157,8 +146,8 @@ def buzzer(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def siren(rng: np.random.Generator, n: int) -> np.ndarray:
-    """A wail that rises and falls between about 500 Hz and 1.5 kHz, with harmonics."""
-    middle, period = rng.uniform(800, 1000), rng.uniform(1.0, 2.5)
+    """The yelp of a siren: up and down between about 500 Hz and 1.5 kHz twice a second, with harmonics."""
+    middle, period = rng.uniform(800, 1000), rng.uniform(0.4, 0.7)
     frequency = middle * 2 ** (0.75 * np.sin(2 * np.pi * (_time(n) / period + rng.random())))
     phase = np.cumsum(frequency) / RATE
     return np.sum([np.sin(2 * np.pi * k * phase) / k for k in (1, 2, 3)], axis=0)
@@ -198,7 +187,6 @@ def pulse(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 SOUNDS: tuple[Sound, ...] = (
-    Sound("/m/01v_m0", sine_wave),
     Sound("/m/0chx_", noise, level=(-28.0, -18.0)),
     Sound("/m/07rjwbb", hiss, level=(-30.0, -20.0)),
     Sound("/m/0hdsk", chirp_tone),

@@ -39,7 +39,7 @@ SHIFT_SECONDS = 1.0  # largest shift of a noisy label
 EVENTS_PER_CLIP = (1, 6)
 _EVENT_COUNT_ODDS = (1, 2, 4, 4, 2, 1)
 _NOISE_FLOOR = (-66.0, -54.0)  # dBFS
-_FORMAT = 3  # raise it when the same request gives other bytes
+_FORMAT = 4  # raise it when the same request gives other bytes
 
 Event = tuple[float, float, str]  # onset s, offset s, MID
 

@@ -95,7 +95,7 @@ def test_classes_are_of_the_strong_vocabulary_and_many():
     mids = [sound.mid for sound in SOUNDS]
     assert len(mids) == len(set(mids)) >= 14
     assert all(strong.in_eval[strong.index_by_mid[mid]] for mid in mids)
-    assert len([mid for mid in mids if mid in weak.index_by_mid]) >= 14
+    assert len([mid for mid in mids if mid in weak.index_by_mid]) >= 12
 
 
 @pytest.mark.parametrize("sound", SOUNDS, ids=lambda sound: sound.make.__name__)
