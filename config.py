@@ -19,6 +19,7 @@ __all__ = ["as_dict", "build", "build_parser", "option", "parse", "read_yaml", "
 
 SEQUENCE_MODELS = ("tf", "attn", "gru", "tcn", "mamba", "hybrid")
 STAGES = ("scratch", "ssl", "weak", "strong", "advanced-kd-weak-strong", "clipwise")
+STRATEGIES = ("auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2")
 PRECISIONS = ("16", "32", "16-mixed", "bf16-mixed", "32-true", "bf16-true", "64-true")
 
 
@@ -52,13 +53,22 @@ class RunOptions:
     num_devices: int = option(1, "devices per node", low=1)
     num_nodes: int = option(1, "machines", low=1)
     accelerator: str = option("auto", "device to compute on", choices=("auto", "cpu", "cuda", "gpu", "mps"))
-    strategy: str = option("auto", "how several devices share the work", choices=("auto", "ddp"))
+    strategy: str = option("auto", "how several devices share the work", choices=STRATEGIES)
+    sync_batchnorm: bool = option(False, "batch-norm statistics over the clips of all devices, not of each")
     precision: str = option(
         "16", "arithmetic in Lightning's words; 16: 16-mixed on a GPU, 32 on a CPU", choices=PRECISIONS
     )
     logger: str = option("wandb", "where figures go", choices=("wandb", "tensorboard", "csv", "none"))
     check_val_every_n_epoch: int = option(5, "epochs between validations; the last epoch is always validated", low=1)
     accumulate_grad_batches: int = option(4, "batches whose gradients are summed for one step", low=1)
+    gradient_clip: float = option(0.0, "largest norm of the gradient; 0: as it is", low=0)
+    ema: float = option(0.0, "decay per step of averaged weights, which are validated and saved; 0: off", low=0, high=1)
+    checkpoint_minutes: float = option(30.0, "minutes between checkpoints within epochs; 0: none", low=0)
+    keep_checkpoints: int = option(2, "how many of these are kept, the newest", low=1)
+    gradient_checkpointing: bool = option(False, "less memory, more time: transformers compute activations again")
+    compile: bool = option(False, "compile the model with torch.compile")
+    profile: bool = option(False, "write where the time goes to the run's folder")
+    recorder: str = option("none", "record the run with Sacred as well", choices=("none", "sacred"))
 
 
 @dataclass
@@ -94,6 +104,10 @@ class AugmentOptions:
     max_time_mask_size: float = option(0.0, "largest masked share of the clip; 0: off, else above 0.05", low=0, high=1)
     filter_augment_p: float = option(0.0, "probability per batch of a random equaliser", low=0, high=1)
     freq_warp_p: float = option(0.0, "probability per batch of stretching the frequency axis", low=0, high=1)
+    freq_mixstyle_p: float = option(0.0, "probability per batch of Freq-MixStyle, with unfolded weights", low=0, high=1)
+    dir_p: float = option(0.0, "probability per clip of a device's impulse response", low=0, high=1)
+    impulse_responses: Path | None = option(None, "folder of impulse responses for --dir_p")
+    per_clip: bool = option(False, "draw for each clip what is otherwise drawn once for the batch")
     mel_jitter: bool = option(True, "draw the range of the mel filters per training batch (fmn and fpasst)")
 
 
@@ -116,6 +130,10 @@ class StrongDataOptions:
 class StrongOptions(AugmentOptions, OptimizerOptions, RunOptions, StrongDataOptions, ModelOptions):
     """Train or evaluate a sound event detector on AudioSet Strong."""
 
+    monitor: ClassVar[str] = "val/psds1_macro_averaged"  # figure that chooses the best checkpoint
+    validated: ClassVar[frozenset[str]] = frozenset({"strong"})  # kinds of evaluation clips
+    trained_heads: ClassVar[frozenset[str]] = frozenset({"strong_head"})  # those that a loss reaches
+
     experiment_name: str = option("as_strong", "name of the run: its folder and its name in W&B")
 
     def check(self) -> None:
@@ -123,6 +141,104 @@ class StrongOptions(AugmentOptions, OptimizerOptions, RunOptions, StrongDataOpti
         check_common(self)
         if self.distillation_loss_weight > 0 and self.pseudo_labels_file is None and not self.evaluate:
             refuse("distillation_loss_weight", self.distillation_loss_weight, "above 0 it needs --pseudo_labels_file")
+
+
+@dataclass
+class TeacherOptions:
+    """A teacher network that runs beside the student."""
+
+    teacher_model_name: str | None = option(None, "backbone of the teacher; a checkpoint of our own says it itself")
+    teacher_pretrained: str | None = option(None, "released weights of the teacher, e.g. strong")
+    teacher_checkpoint: Path | None = option(None, "weights file of the teacher, in place of --teacher_pretrained")
+    teacher_seq_model_type: str | None = option(None, "sequence model of the teacher", choices=SEQUENCE_MODELS)
+    teacher_seq_model_dim: int = option(256, "features of the teacher's sequence model", low=1)
+
+
+@dataclass
+class WeakDataOptions:
+    """Weakly labelled data and distillation."""
+
+    data_dir: Path | None = option(None, "folder with the HDF5 files (default: variable AUDIOSET_DIR)")
+    batch_size: int = option(120, "clips per batch and device", low=1)
+    use_balanced_sampler: bool = option(True, "draw training clips so that rare classes come more often")
+    epoch_len: int = option(100_000, "clips per epoch with the balanced sampler", low=1)
+    teacher_predictions: Path | None = option(None, "npy with a teacher's logits [clips, 527], for distillation")
+    teacher_names: Path | None = option(None, "which clip is in which row: CSV, or the published pickle")
+    teacher_temperature: float = option(1.0, "divides the teacher's logits", low=1e-3)
+    distillation_loss_weight: float = option(
+        0.0, "weight of the teacher in the loss, published 0.9; the labels get the rest", low=0, high=1
+    )
+
+
+@dataclass
+class WeakOptimizerOptions:
+    """Optimiser and learning rate per epoch: exponential warm-up, plateau, linear ramp down."""
+
+    n_epochs: int = option(200, "epochs", low=1)
+    adamw: bool = option(False, "AdamW in place of Adam")
+    weight_decay: float = option(0.0, "weight decay, never on biases and norms; needs --adamw", low=0)
+    max_lr: float = option(8e-4, "peak learning rate of the backbone", low=0)
+    seq_lr: float | None = option(None, "peak learning rate of sequence model and heads (default: max_lr)", low=0)
+    lr_decay: float = option(
+        0.0, "factor on the learning rate per layer from top to bottom; 0 or 1: off", low=0, high=1
+    )
+    warm_up_len: int = option(8, "epochs of rising learning rate", low=0)
+    ramp_down_start: int = option(80, "last epoch at the peak learning rate", low=0)
+    ramp_down_len: int = option(95, "epochs of falling learning rate", low=0)
+    last_lr_value: float = option(0.01, "share of the peak at which it ends", low=0, high=1)
+    bn_momentum: float | None = option(
+        None, "momentum of batch-norm statistics (default: 0.1 from scratch, else 0.01)", low=0, high=1
+    )
+
+
+@dataclass
+class WeakAugmentOptions:
+    """Augmentations of weakly labelled clips."""
+
+    mixup_folded: ClassVar[bool] = True
+
+    mixup_p: float = option(1.0, "probability per batch of mixing spectrograms", low=0, high=1)
+    mixup_alpha: float = option(0.3, "parameter of mixup's Beta distribution", low=1e-3)
+    wavmix_p: float = option(
+        0.0, "probability per clip of mixing in another clip's waveform, published 0.5", low=0, high=1
+    )
+    roll_seconds: float = option(0.0, "largest circular shift of the waveform, published 0.125", low=0, high=10)
+    gain_db: int = option(0, "largest change of level per clip, decibels", low=0)
+    freq_warp_p: float = option(0.0, "probability per batch of stretching the frequency axis", low=0, high=1)
+    mixstyle_p: float = option(0.0, "probability per batch of mixing band statistics", low=0, high=1)
+    mel_jitter: bool = option(True, "draw the range of the mel filters per training batch (fmn and fpasst)")
+
+
+@dataclass
+class WeakOptions(WeakAugmentOptions, WeakOptimizerOptions, RunOptions, WeakDataOptions, TeacherOptions, ModelOptions):
+    """Train or evaluate a tagger on AudioSet Weak, the stage before AudioSet Strong."""
+
+    monitor: ClassVar[str] = "val/mAP"
+    validated: ClassVar[frozenset[str]] = frozenset({"weak"})
+    trained_heads: ClassVar[frozenset[str]] = frozenset({"weak_head"})
+
+    experiment_name: str = option("as_weak", "name of the run: its folder and its name in W&B")
+    pretrained: str = option(
+        "ssl", f"weights to start from (ssl: ImageNet): {', '.join(STAGES)}, or a checkpoint's name"
+    )
+    accumulate_grad_batches: int = option(1, "batches whose gradients are summed for one step", low=1)
+
+    def check(self) -> None:
+        """Raise UserError where options contradict each other."""
+        check_common(self)
+        live = self.teacher_checkpoint or self.teacher_pretrained
+        weight = self.distillation_loss_weight
+        if self.teacher_predictions and live:
+            refuse("teacher_predictions", self.teacher_predictions, "there is a teacher network already")
+        if (self.teacher_predictions is None) != (self.teacher_names is None):
+            raise UserError("--teacher_predictions and --teacher_names belong together: logits, and whose they are")
+        if weight > 0 and not (self.teacher_predictions or live) and not self.evaluate:
+            refuse("distillation_loss_weight", weight, "above 0 it needs --teacher_predictions or --teacher_checkpoint")
+        if weight == 0 and (self.teacher_predictions or live):
+            raise UserError("a teacher is named, but --distillation_loss_weight is 0: published is 0.9")
+
+
+FILES = ("checkpoint", "pseudo_labels_file", "teacher_checkpoint", "teacher_predictions", "teacher_names")
 
 
 def check_common(options: Any) -> None:
@@ -133,7 +249,9 @@ def check_common(options: Any) -> None:
         refuse("median_window", options.median_window, "must be odd")
     if 0 < getattr(options, "max_time_mask_size", 0) <= 0.05:
         refuse("max_time_mask_size", options.max_time_mask_size, "must be 0 (off) or above 0.05")
-    for name in ("checkpoint", "pseudo_labels_file"):
+    if (getattr(options, "dir_p", 0) > 0) and options.impulse_responses is None:
+        refuse("dir_p", options.dir_p, "above 0 it needs --impulse_responses")
+    for name in FILES:
         path = getattr(options, name, None)
         if path is not None and not path.is_file():
             refuse(name, path, "there is no such file")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from data_util.files import replacing
+from helpers.run_folder import LAST, PERIODIC
 
 log = logging.getLogger("efficientsed")
 
@@ -42,25 +50,26 @@ class ReportCorruptClips(pl.Callback):
 class GracefulInterrupt(pl.Callback):
     """On the first Ctrl-C, finish the optimiser step at hand, save a checkpoint that `--resume` continues, and end.
 
-    A second Ctrl-C ends at once.
+    A second Ctrl-C ends at once. SIGTERM, which clusters send before they take a machine back, counts as the first.
 
     Args:
-        path: of the checkpoint.
+        folder: of the run.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.requested = False
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._previous = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, self._request)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.getsignal(number)
+            signal.signal(number, self._request)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         if self.requested:
@@ -71,12 +80,72 @@ class GracefulInterrupt(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # only between optimiser steps: gradients that wait for more batches are not part of a checkpoint
-        if self.requested and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            trainer.save_checkpoint(self.path)
-            log.info("saved %s; continue with --resume %s", self.path, self.path.parent)
+        if between_steps(trainer, batch_idx) and agreed(trainer, self.requested):
+            path = self.folder / LAST
+            trainer.save_checkpoint(path)
+            log.info("saved %s; continue with --resume %s", path, path.parent)
             raise KeyboardInterrupt
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         if self.requested:
             raise KeyboardInterrupt  # the last epoch's checkpoint is there
+
+
+class PeriodicCheckpoint(pl.Callback):
+    """A checkpoint every few minutes, between two optimiser steps; the newest ones are kept.
+
+    Args:
+        folder: of the run.
+        minutes: between two checkpoints.
+        keep: how many are kept.
+    """
+
+    def __init__(self, folder: Path, minutes: float, keep: int) -> None:
+        self.folder, self.seconds, self.keep = folder, 60 * minutes, keep
+        self._saved_at = time.monotonic()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not between_steps(trainer, batch_idx):
+            return
+        if not agreed(trainer, time.monotonic() - self._saved_at >= self.seconds):
+            return
+        trainer.save_checkpoint(self.folder / PERIODIC.replace("*", f"{trainer.global_step:08d}"))
+        self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            for old in sorted(self.folder.glob(PERIODIC))[: -self.keep]:
+                old.unlink(missing_ok=True)
+
+
+def between_steps(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether a checkpoint can be taken: no gradients wait for more batches, and the epoch is not about to end."""
+    last = batch_idx + 1 >= trainer.num_training_batches
+    return not last and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+def agreed(trainer: pl.Trainer, wanted: bool) -> bool:
+    """Whether any of the processes wants it; all of them ask, and all get the same answer."""
+    if trainer.world_size == 1:
+        return wanted
+    votes = torch.tensor(float(wanted), device=trainer.strategy.root_device)
+    return float(trainer.strategy.reduce(votes, reduce_op="sum")) > 0
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints appear under their name only when they are whole; where the disk is full, the older ones stay and
+    the run goes on."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            with replacing(path) as part, part.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            log.warning("checkpoint %s was not written: %s; the run goes on", path, error.strerror or error)

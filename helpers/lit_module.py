@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,18 +11,23 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 import config
+from data_util.labels import load_vocabulary
 from errors import UserError
 from helpers import augment, losses, optim
 from helpers.event_scores import Event, StrongEvaluator
+from helpers.tagging_scores import TaggingScores
+from helpers.teacher import Teacher
 from models.checkpoints import METADATA_KEY
 from models.sed_model import SEDModel
 
 log = logging.getLogger("efficientsed")
 
+HEADS = frozenset({"strong_head", "weak_head"})
 NEVER = torch.iinfo(torch.int64).max
 SCRATCH_BN_MOMENTUM = 0.1  # the published 0.01 lags behind for the first hundreds of steps
 
@@ -44,66 +50,110 @@ def step_generator(seed: int, *position: int) -> torch.Generator:
 
 
 class SEDModule(pl.LightningModule):
-    """Training and validation of a detector on strongly labelled clips.
+    """Training and validation of a detector on strongly labelled clips, or of a tagger on weakly labelled ones.
+
+    What a batch holds decides: `strong` labels train and score the frame logits, `weak` labels the clip logits. Heads
+    that no loss reaches are frozen.
 
     Args:
         model: the detector.
         options: of the experiment.
         ground_truth: events of the evaluation clips, clip -> (onset s, offset s, class name).
         durations: seconds of the evaluation clips.
+        teacher: of the clip logits, where the data set does not bring a teacher's predictions.
     """
 
     def __init__(
         self,
         model: SEDModel,
-        options: config.StrongOptions,
+        options: Any,
         ground_truth: Mapping[str, Sequence[Event]] | None = None,
         durations: Mapping[str, float] | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.model = model.train()  # Lightning keeps the mode that it finds
         self.options = options
         self.ground_truth = ground_truth or {}
         self.durations = durations or {}
+        self.teacher = teacher
         self.augmentations = augment_options(options)
-        self.evaluator = StrongEvaluator(
-            model.labels, median_window=options.median_window, all_durations=self.durations.values()
+        self.responses = None
+        if self.augmentations.dir_p > 0:
+            self.responses = augment.load_impulse_responses(options.impulse_responses)
+        self.event_scores = StrongEvaluator(
+            model.labels, median_window=getattr(options, "median_window", 1), all_durations=self.durations.values()
         )
+        self.tagging_scores = TaggingScores()
+        self.per_class: dict[str, dict[str, float]] = {}
+        self._sums: dict[str, list[Tensor]] = {}
         self._diverged_at = torch.tensor(NEVER)
-        self.model.weak_head.requires_grad_(False)  # no loss reaches it here
+        for head in HEADS - options.trained_heads:
+            getattr(self.model, head).requires_grad_(False)
         set_bn_momentum(model, bn_momentum(options))
+
+    def on_fit_start(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.device)
 
     # ---- training -------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         generator = step_generator(self.options.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(generator.initial_seed())  # dropout
-        prepared = self.augmented(self.to_batch(batch), generator)
-        assert prepared.strong is not None
-        strong, _ = self.model(prepared.x)
-        terms = losses.strong_loss(
-            strong, prepared.strong, prepared.pseudo, distillation_weight=self.options.distillation_loss_weight
-        )
+        terms = self.loss_terms(batch, generator)
         self.watch(terms["loss"])
-        self.log("train/loss", terms["loss"], prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in terms.items() if name != "loss"})
+        for name, value in terms.items():
+            self._sums.setdefault(name, []).append(value.detach())
+        how: dict[str, Any] = {"batch_size": len(batch["audio"]), "sync_dist": self.trainer.world_size > 1}
+        self.log("train/loss", terms["loss"], prog_bar=True, **how)
+        self.log_dict({f"train/{name}": value for name, value in terms.items() if name != "loss"}, **how)
         return terms["loss"]
+
+    def loss_terms(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """Loss and its components for a batch of the loader, with all augmentations."""
+        prepared = self.augmented(self.to_batch(batch), self.augmentations, generator)
+        strong, weak = self.model(prepared.x)
+        share = self.options.distillation_loss_weight
+        if prepared.strong is not None:
+            return losses.strong_loss(strong, prepared.strong, prepared.pseudo, distillation_weight=share)
+        assert prepared.weak is not None
+        return losses.weak_loss(
+            weak, prepared.weak, prepared.weak_pseudo, prepared.weak_known, distillation_weight=share
+        )
 
     def to_batch(self, batch: dict[str, Any]) -> augment.Batch:
         """Loader batch to augmentation batch; a teacher's logits become probabilities on the device."""
-        pseudo = None
-        if self.options.distillation_loss_weight > 0 and "pseudo_logits" in batch:
-            pseudo = losses.soft_targets(batch["pseudo_logits"])
-        return augment.Batch(batch["audio"], batch["strong"].float(), pseudo, batch.get("has_pseudo"))
+        audio, learns = batch["audio"], self.options.distillation_loss_weight > 0
+        if "strong" in batch:
+            pseudo = losses.soft_targets(batch["pseudo_logits"]) if learns and "pseudo_logits" in batch else None
+            return augment.Batch(audio, batch["strong"].float(), pseudo, batch.get("has_pseudo"))
+        teacher, known = None, batch.get("weak_known")
+        if learns and self.teacher is not None:
+            teacher = self.teacher.tags(audio)
+        elif learns and "weak_logits" in batch:
+            teacher = losses.soft_targets(batch["weak_logits"], self.options.teacher_temperature)
+        return augment.Batch(audio, weak=batch["weak"].float(), weak_pseudo=teacher, weak_known=known)
 
-    def augmented(self, batch: augment.Batch, generator: torch.Generator) -> augment.Batch:
+    def augmented(
+        self, batch: augment.Batch, augmentations: augment.AugmentOptions, generator: torch.Generator
+    ) -> augment.Batch:
         """The mel spectrogram of a batch of waveforms, with all augmentations of both."""
-        batch = augment.augment_waveform(batch, self.augmentations, generator)
+        batch = augment.augment_waveform(batch, augmentations, generator, responses=self.responses)
+        return augment.augment_mel(replace(batch, x=self.training_mel(batch.x, generator)), augmentations, generator)
+
+    def training_mel(self, waveform: Tensor, generator: torch.Generator) -> Tensor:
+        """The student's mel; the range of its filters is drawn where model and options allow it."""
         mel_range: dict[str, float] = {}
         if self.options.mel_jitter and self.model.model.has_mel_range:
             mel_range = dict(zip(("fmin", "fmax"), augment.draw_mel_range(generator), strict=True))
-        mel = self.model.mel_forward(batch.x, **mel_range)
-        return augment.augment_mel(replace(batch, x=mel), self.augmentations, generator)
+        return self.model.mel_forward(waveform, **mel_range)
+
+    def take_means(self) -> dict[str, float]:
+        """Mean of the loss and its components since the last call, over all processes; every process has to call it."""
+        means = {name: torch.stack(values).float().mean() for name, values in self._sums.items()}
+        self._sums = {}
+        return {name: float(self.trainer.strategy.reduce(value, reduce_op="mean")) for name, value in means.items()}
 
     def watch(self, loss: Tensor) -> None:
         """Remember on the device the first step whose loss is not finite; looked at now and then, see `check`."""
@@ -139,6 +189,14 @@ class SEDModule(pl.LightningModule):
             lr_decay=o.lr_decay,
         )
         optimizer = optim.build_optimizer(groups, adamw=o.adamw)
+        return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer)}
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> LRSchedulerConfigType:
+        """Learning rate per epoch in the weak stage, else per optimiser step."""
+        o = self.options
+        if isinstance(o, config.WeakOptimizerOptions):
+            lengths = {n: getattr(o, n) for n in ("warm_up_len", "ramp_down_start", "ramp_down_len", "last_lr_value")}
+            return {"scheduler": LambdaLR(optimizer, optim.weak_schedule(**lengths)), "interval": "epoch"}
         total = max(1, int(self.trainer.estimated_stepping_batches))
         warmup_steps, shortened = optim.effective_warmup(o.warmup_steps, total)
         if shortened:
@@ -146,26 +204,37 @@ class SEDModule(pl.LightningModule):
         scheduler = optim.build_scheduler(
             optimizer, o.schedule_mode, warmup_steps=warmup_steps, total_steps=total, lr_end=o.lr_end
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"scheduler": scheduler, "interval": "step"}
 
     # ---- validation -----------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         readable = batch["valid"].nonzero().flatten().tolist()
         if not readable:
             return
-        strong, _ = self.model(self.model.mel_forward(batch["audio"][readable]))
-        target = batch["strong"][readable].float()
-        self.log("val/loss", losses.bce(strong.float(), target), batch_size=len(target), sync_dist=True)
-        clip_ids = [batch["clip_id"][i] for i in readable]
-        self.evaluator.update(strong.float(), clip_ids, self.ground_truth, self.durations)
+        strong, weak = self.model(self.model.mel_forward(batch["audio"][readable]))
+        how: dict[str, Any] = {"batch_size": len(readable), "sync_dist": True, "add_dataloader_idx": False}
+        if "strong" in batch:
+            target = batch["strong"][readable].float()
+            self.log("val/loss", losses.bce(strong.float(), target), **how)
+            clip_ids = [batch["clip_id"][i] for i in readable]
+            self.event_scores.update(strong.float(), clip_ids, self.ground_truth, self.durations)
+        else:
+            target = batch["weak"][readable].float()
+            self.log("val/weak_loss", losses.bce(weak.float(), target), **how)
+            self.tagging_scores.update(weak, target)
 
     def on_validation_epoch_end(self) -> None:
-        figures = self.evaluator.compute()
-        self.psds1_per_class: dict[str, float] = figures["psds1_per_class"]
-        scores = {f"val/{name}": float(figures[name]) for name in ("psds1", "psds1_macro_averaged", "pauroc")}
-        self.log_dict(scores, prog_bar=False)
-        self.evaluator.reset()
+        if "strong" in self.options.validated:
+            figures = self.event_scores.compute_over_processes()
+            self.per_class["psds1_per_class"] = figures["psds1_per_class"]
+            self.log_dict({f"val/{name}": float(figures[name]) for name in ("psds1", "psds1_macro_averaged", "pauroc")})
+            self.event_scores.reset()
+        if "weak" in self.options.validated:
+            figures = self.tagging_scores.compute()
+            self.per_class["ap_per_class"] = {weak_labels()[i]: v for i, v in figures["ap_per_class"].items()}
+            self.log_dict({f"val/{name}": figures[name] for name in ("mAP", "auroc", "d_prime")})
+            self.tagging_scores.reset()
 
     # ---- checkpoints ----------------------------------------------------------------------------------------
 
@@ -173,13 +242,19 @@ class SEDModule(pl.LightningModule):
         checkpoint[METADATA_KEY] = {**self.model.metadata(), "options": config.as_dict(self.options)}
 
 
-def augment_options(options: config.StrongOptions) -> augment.AugmentOptions:
+@functools.cache
+def weak_labels() -> list[str]:
+    """Names of the 527 classes of AudioSet Weak, in the order of the clip logits."""
+    return list(load_vocabulary("weak").names)
+
+
+def augment_options(options: Any) -> augment.AugmentOptions:
     """The augmentations that an experiment's options ask for."""
     names = augment.AugmentOptions.__dataclass_fields__
     return augment.AugmentOptions(**{n: getattr(options, n) for n in names if hasattr(options, n)})
 
 
-def bn_momentum(options: config.StrongOptions) -> float | None:
+def bn_momentum(options: Any) -> float | None:
     """Momentum for the batch-norm layers; None leaves the published one."""
     if options.bn_momentum is not None:
         return options.bn_momentum

@@ -7,8 +7,8 @@ import math
 from torch import Tensor, nn
 
 
-class StrongHead(nn.Linear):
-    """Frame-wise classifier: features [B, T, F] -> logits [B, C, T]."""
+class Head(nn.Linear):
+    """A classifier of features."""
 
     def expect_rare_events(self, probability: float = 0.02) -> None:
         """Start all outputs at a small probability, in place of a half.
@@ -18,11 +18,15 @@ class StrongHead(nn.Linear):
         """
         nn.init.constant_(self.bias, math.log(probability / (1 - probability)))
 
+
+class StrongHead(Head):
+    """Frame-wise classifier: features [B, T, F] -> logits [B, C, T]."""
+
     def forward(self, features: Tensor) -> Tensor:
         return super().forward(features).transpose(1, 2)
 
 
-class WeakHead(nn.Linear):
+class WeakHead(Head):
     """Clip-wise classifier on the mean over time: features [B, T, F] -> logits [B, C]."""
 
     def forward(self, features: Tensor) -> Tensor:

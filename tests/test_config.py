@@ -15,6 +15,8 @@ from errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
+SCRIPTS = [config.StrongOptions, config.WeakOptions]
+
 PUBLISHED_DEFAULTS = {  # of the training script on AudioSet Strong
     "experiment_name": "as_strong",
     "batch_size": 64,
@@ -57,7 +59,7 @@ def test_published_defaults() -> None:
     assert {name: getattr(options, name) for name in PUBLISHED_DEFAULTS} == PUBLISHED_DEFAULTS
 
 
-@pytest.mark.parametrize("cls", [config.StrongOptions])
+@pytest.mark.parametrize("cls", SCRIPTS)
 def test_every_option_is_read_somewhere(cls: type) -> None:
     """Each field is used by name in a module other than config, or in a relation that config checks."""
     sources = [p for folder in ("helpers", "models", "data_util") for p in (ROOT / folder).rglob("*.py")]
@@ -69,7 +71,7 @@ def test_every_option_is_read_somewhere(cls: type) -> None:
         assert read or augmented, f"--{f.name} is read by nothing"
 
 
-@pytest.mark.parametrize("cls", [config.StrongOptions])
+@pytest.mark.parametrize("cls", SCRIPTS)
 def test_every_option_has_a_help_text(cls: type) -> None:
     text = config.build_parser(cls).format_help()
     for f in dataclasses.fields(cls):

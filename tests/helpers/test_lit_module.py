@@ -104,6 +104,52 @@ def test_loss_and_gradients_equal_an_independent_computation(weight: float, tmp_
         torch.testing.assert_close(gradient.double(), expected[name], rtol=0, atol=1e-3 * scale, msg=name)
 
 
+class TaggedClips(Clips):
+    """The same clips with clip labels, and a teacher that knows the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(8)
+        for i, sample in enumerate(self.samples):
+            del sample["strong"], sample["pseudo_logits"], sample["has_pseudo"]
+            sample["weak"] = (torch.rand(527, generator=generator) < 0.02).float()
+            sample["weak_logits"] = torch.randn(527, generator=generator)
+            sample["weak_known"] = i == 0
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.9])
+def test_weak_loss_equals_an_independent_computation(weight: float, tmp_path: Path) -> None:
+    """The soft loss of an unknown clip is 0, but counts in the mean; only the weak head learns."""
+    torch.manual_seed(3)
+    model = create_model("fmn04", n_classes_weak=527)
+    reference = copy.deepcopy(model).double().train()
+    options = config.WeakOptions(
+        pretrained="scratch", mixup_p=0.0, mel_jitter=False, distillation_loss_weight=weight, teacher_temperature=2.0
+    )
+    clips = TaggedClips()
+    step = run_one_step(SEDModule(model, options), clips, tmp_path)
+
+    audio = torch.stack([s["audio"] for s in clips.samples])
+    z = reference(create_model("fmn04").mel_forward(audio).double())[1].detach().numpy()
+    y = np.stack([s["weak"].numpy() for s in clips.samples])
+    t = 1 / (1 + np.exp(-np.stack([s["weak_logits"].double().numpy() for s in clips.samples]) / 2))
+    soft = (np.logaddexp(0, z) - z * t).mean(1) * np.array([1, 0])
+    expected = (1 - weight) * (np.logaddexp(0, z) - z * y).mean() + weight * soft.mean()
+    assert step.loss == pytest.approx(expected, abs=1e-6)
+    assert "weak_head.weight" in step.gradients and "strong_head.weight" not in step.gradients
+
+
+def test_weak_learning_rate_follows_the_epochs(tmp_path: Path) -> None:
+    """Exponential warm-up, plateau, ramp: values of the published formula at some epochs."""
+    options = config.WeakOptions(pretrained="scratch", max_lr=1.0, warm_up_len=4, ramp_down_start=6, ramp_down_len=2)
+    module = SEDModule(create_model("fmn04", n_classes_weak=527), options)
+    found = module.configure_optimizers()
+    assert found["lr_scheduler"]["interval"] == "epoch"
+    factor = found["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    expected = [np.exp(-5 * (1 - 0.5 / 4) ** 2), np.exp(-5 * 0.25), 1.0, 1.0, 0.505, 0.01, 0.01]
+    assert [factor(e) for e in (0, 2, 4, 6, 7, 8, 100)] == pytest.approx(expected)
+
+
 def test_a_loss_that_is_no_number_names_the_step(tmp_path: Path) -> None:
     module = SEDModule(create_model("fmn04"), config.StrongOptions(**PLAIN))
     with pytest.raises(TrainingDivergedError, match="optimiser step 0"):

@@ -1,0 +1,293 @@
+"""The folder of a run: its name, what continues it, and what makes it explain itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytorch_lightning as pl
+import torch
+
+import config
+from data_util.files import replacing
+
+log = logging.getLogger("efficientsed")
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.json"
+ENVIRONMENT_FILE = "environment.json"
+HISTORY_FILE = "metrics.csv"
+LOG_FILE = "run.log"
+CURVES_FILE = "curves.png"
+CARD_FILE = "MODEL_CARD.md"
+LAST, BEST = "last.ckpt", "best.ckpt"
+PERIODIC = "step_*.ckpt"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "h5py", "soundfile", "soxr")
+OptionsT = TypeVar("OptionsT", bound=config.RunOptions)
+
+
+def global_rank() -> int:
+    """Rank of this process as its launcher says it (torchrun, SLURM, Lightning); 0 without one."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if os.environ.get(name):
+            return int(os.environ[name])
+    return 0
+
+
+def run_dir(options: config.RunOptions) -> Path:
+    """The folder of a run: that of the resumed one, or a new OUTPUT_DIR/EXPERIMENT_NAME (NAME-2, ... where it exists).
+
+    Only the first process makes it; the others learn its name when they are connected (see `RunRecord`).
+
+    Raises UserError for a name that would leave the folder of all runs.
+    """
+    if options.resume is not None:
+        return options.resume.parent
+    name = options.experiment_name
+    if re.search(r"[/\\\0]", name) or name in ("", ".", ".."):
+        config.refuse("experiment_name", repr(name), "it must be a plain name, without slashes")
+    folder = options.output_dir / name
+    if global_rank() > 0:
+        return folder
+    number = 2
+    while folder.exists() and any(folder.iterdir()) and not options.overwrite:
+        folder = options.output_dir / f"{name}-{number}"
+        number += 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        config.refuse("output_dir", options.output_dir, f"cannot make the run's folder there ({error.strerror})")
+    return folder
+
+
+def resume_checkpoint(options: config.RunOptions) -> Path:
+    """The checkpoint that `--resume` means, the newest of its folder; raises UserError if there is none."""
+    assert options.resume is not None
+    if str(options.resume) == "newest":
+        pattern = f"{options.experiment_name}*"
+        found = [c for folder in options.output_dir.glob(pattern) if (c := newest_checkpoint(folder))]
+        if not found:
+            config.refuse("resume", options.experiment_name, f"no {LAST} in {options.output_dir}/{pattern}")
+        return max(found, key=lambda path: path.stat().st_mtime)
+    path: Path | None = options.resume
+    if options.resume.is_dir():
+        path = newest_checkpoint(options.resume)
+    if path is None or not path.is_file():
+        config.refuse("resume", options.resume, f"there is no checkpoint {LAST} or {PERIODIC}")
+    return path
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The latest of the checkpoints from which a run can go on: `last.ckpt` and those written every few minutes."""
+    found = [path for path in (folder / LAST, *folder.glob(PERIODIC)) if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def resumed_options(options: OptionsT, argv: Sequence[str]) -> OptionsT:
+    """The options of the run that `--resume` continues, with those of the command line on top."""
+    checkpoint = resume_checkpoint(options)
+    saved = checkpoint.parent / CONFIG_FILE
+    if saved.is_file():
+        options = config.parse(type(options), ["--config", str(saved), *argv])
+    options.resume = checkpoint
+    return options
+
+
+def resume_position(checkpoint: Path) -> tuple[int, int]:
+    """Epoch and number of batches in it that a training checkpoint has behind it."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    loops = content["loops"]["fit_loop"]
+    epoch = loops["epoch_progress"]["current"]["completed"]
+    batches = loops["epoch_loop.batch_progress"]["current"]["processed"]
+    ended = loops["epoch_progress"]["current"]["processed"] > epoch  # saved at the end of an epoch
+    return (epoch + 1, 0) if ended else (epoch, batches)
+
+
+# ---- what is written ------------------------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; on a full disk, warn and go on: the run is worth more than its records."""
+    try:
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        log.warning("%s was not written: %s", path, error.strerror or error)
+
+
+def write_metrics(folder: Path, figures: Mapping[str, Any]) -> None:
+    """Write the final figures of a run as JSON."""
+    content = {**figures, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    write_text(folder / METRICS_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def open_log(folder: Path) -> None:
+    """Let the log of this process go to the run's folder as well."""
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
+        root.removeHandler(handler)
+        handler.close()
+    try:
+        handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    except OSError as error:
+        log.warning("no log file: %s", error)
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    root.addHandler(handler)
+
+
+def git_commit() -> str | None:
+    """Commit of the source code, with `+changes` where files differ from it; None outside a repository."""
+    try:
+        git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+        return subprocess.run(git, capture_output=True, text=True, timeout=20, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what a run happens: command line, commit, host, devices, versions."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": sys.argv,
+        "commit": git_commit(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "packages": versions,
+    }
+
+
+def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """One small plot per figure over the epochs."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = sorted({name for row in rows for name in row} - {"epoch", "step"})
+    if not names:
+        return
+    n_columns = min(3, len(names))
+    n_rows = -(-len(names) // n_columns)
+    figure = Figure(figsize=(4 * n_columns, 2.6 * n_rows), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    for axes, name in zip(figure.subplots(n_rows, n_columns, squeeze=False).flat, names, strict=False):
+        points = [(row["epoch"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", linewidth=1.2)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.grid(color="#dddddd", linewidth=0.5)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    with replacing(path) as part:
+        part.write_bytes(buffer.getvalue())
+
+
+def model_card(options: Any, figures: Mapping[str, float], n_parameters: int) -> str:
+    """A page about the trained model: what it is, how it was made, how well it does, how to use it."""
+    sequence = f" + {options.seq_model_type}:{options.seq_model_dim}" if options.seq_model_type else ""
+    start = options.checkpoint or options.pretrained
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items()) or "| none | |"
+    return f"""# {options.experiment_name}
+
+{options.model_name}{sequence}, {n_parameters:,} parameters; sound events at 25 frames per second from 16 kHz audio.
+
+- Training: {type(options).__doc__} {options.n_epochs} epochs from {start}; data: {options.data_dir or "AUDIOSET_DIR"}
+- Options: `{CONFIG_FILE}`; software and machine: `{ENVIRONMENT_FILE}`; course of the figures: `{HISTORY_FILE}`
+- Limits: classes and recordings are those of the training data (AudioSet: YouTube, labels incomplete and shifted);
+  scores below are means over classes, and rare classes do worse. AudioSet's labels are CC BY 4.0.
+
+| figure | last validation |
+| --- | --- |
+{scores}
+
+Use: `python inference.py --checkpoint={BEST} --audio_file=FILE`
+"""
+
+
+class RunRecord(pl.Callback):
+    """Keeps the records of a run up to date: environment, metrics per epoch, curves, model card.
+
+    It comes first among the callbacks: its `setup` tells all processes the folder that the first one made.
+
+    Args:
+        folder: of the run, as this process knows it.
+        options: of the run.
+    """
+
+    def __init__(self, folder: Path, options: Any) -> None:
+        self.folder, self.options = folder, options
+        self.rows: list[dict[str, float]] = []
+        self._validated = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.folder = trainer.strategy.broadcast(self.folder)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "folder"):
+                callback.folder = self.folder
+        if trainer.is_global_zero:
+            write_text(self.folder / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        path = self.folder / HISTORY_FILE
+        if trainer.is_global_zero and self.options.resume is not None and path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                read = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+            self.rows = [row for row in read if row.get("epoch", 0) < trainer.current_epoch]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated = trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # the validation of an epoch comes before its end
+        means: dict[str, float] = pl_module.take_means()  # type: ignore[operator]
+        figures = {f"train/{name}": value for name, value in means.items()}
+        if self._validated == trainer.current_epoch:
+            figures |= validation_figures(trainer)
+        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **figures})
+        if trainer.is_global_zero:
+            self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.folder / HISTORY_FILE, text.getvalue())
+        try:
+            draw_curves(self.rows, self.folder / CURVES_FILE)
+        except OSError as error:
+            log.warning("no curves: %s", error)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            model: Any = pl_module.model
+            n_parameters = sum(p.numel() for p in model.parameters())
+            write_text(self.folder / CARD_FILE, model_card(self.options, validation_figures(trainer), n_parameters))
+
+
+def validation_figures(trainer: pl.Trainer) -> dict[str, float]:
+    """What the last validation logged."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}

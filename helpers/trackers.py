@@ -1,0 +1,194 @@
+"""Where figures go: W&B, TensorBoard, CSV; and Sacred beside them. None of them can end a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+import config
+from errors import UserError
+
+log = logging.getLogger("efficientsed")
+
+WANDB_PROJECT = "EfficientSED"
+MONGO_VARIABLE = "SACRED_MONGO_URL"
+
+
+class Unfailing(Logger):
+    """A logger whose failures (full disk, lost connection) are told once and do not end the run.
+
+    Args:
+        logger: that does the work; its other attributes (`experiment`, ...) are reached through this one.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__()
+        self.logger = logger
+        self._told = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "logger":  # not there yet while this is being copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.logger, name)
+
+    @property
+    def name(self) -> str | None:
+        return self.logger.name
+
+    @property
+    def version(self) -> int | str | None:
+        return self.logger.version
+
+    @property
+    def save_dir(self) -> str | None:
+        return self.logger.save_dir
+
+    @property
+    def experiment(self) -> Any:
+        return self.logger.experiment  # type: ignore[attr-defined]
+
+    def attempt(self, action: Callable[[], Any]) -> None:
+        """Do something with the tracker; a failure is a warning, the first time."""
+        try:
+            action()
+        except Exception as error:  # trackers raise their own classes
+            if not self._told:
+                name = type(self.logger).__name__
+                log.warning("%s failed (%s); the run goes on, its metrics.csv is complete", name, error)
+            self._told = True
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.attempt(lambda: self.logger.log_metrics(metrics, step))
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        self.attempt(lambda: self.logger.log_hyperparams(params, *args, **kwargs))
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.attempt(self.logger.save)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.attempt(lambda: self.logger.finalize(status))
+
+
+def make_loggers(options: config.RunOptions, folder: Path, project: str = WANDB_PROJECT) -> list[Logger]:
+    """The experiment tracker of `--logger` and the recorder of `--recorder`; W&B records offline, and says so, when
+    nobody is logged in.
+
+    Raises UserError where a package is missing.
+    """
+    made = [_LOGGERS[options.logger](options, folder, project), _RECORDERS[options.recorder](options, folder)]
+    loggers: list[Logger] = [Unfailing(logger) for logger in made if logger is not None]
+    for logger in loggers:
+        logger.log_hyperparams(config.as_dict(options))
+    return loggers
+
+
+def _wandb(options: config.RunOptions, folder: Path, project: str) -> Logger:
+    os.environ.setdefault("WANDB_SILENT", "true")  # before the import
+    import wandb
+
+    try:
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+    except Exception as error:  # no network, a wrong key: the figures can be sent later
+        log.warning("W&B cannot be reached (%s)", error)
+        mode = "offline"
+    if mode == "offline":
+        log.info("W&B: not logged in, recording offline in %s/wandb (later: wandb sync)", folder)
+    return WandbLogger(name=options.experiment_name, project=project, save_dir=folder, mode=mode)
+
+
+def _tensorboard(options: config.RunOptions, folder: Path, project: str) -> Logger:
+    try:
+        return TensorBoardLogger(folder, name="tensorboard")
+    except ModuleNotFoundError as error:
+        raise UserError("--logger tensorboard needs a package: pip install tensorboard") from error
+
+
+_LOGGERS: dict[str, Callable[[config.RunOptions, Path, str], Logger | None]] = {
+    "wandb": _wandb,
+    "tensorboard": _tensorboard,
+    "csv": lambda options, folder, project: CSVLogger(folder, name="csv"),
+    "none": lambda options, folder, project: None,
+}
+
+
+class SacredLogger(Logger):
+    """Records a run with Sacred: options, sources, host and metrics, in files or, where the variable
+    SACRED_MONGO_URL names one, in a database.
+
+    Sacred calls the experiment it records; here the experiment is the Trainer's. So the run is made as Sacred makes
+    it, and its heartbeat and end are told by the Trainer's calls.
+
+    Raises UserError where Sacred is missing.
+    """
+
+    def __init__(self, options: config.RunOptions, folder: Path) -> None:
+        super().__init__()
+        try:
+            from sacred import Experiment
+            from sacred.observers import FileStorageObserver, MongoObserver
+        except ModuleNotFoundError as error:
+            raise UserError("--recorder sacred needs a package: pip install sacred") from error
+        url = os.environ.get(MONGO_VARIABLE)
+        experiment = Experiment(options.experiment_name, base_dir=str(Path(__file__).resolve().parents[1]))
+        experiment.observers.append(MongoObserver(url=url) if url else FileStorageObserver(folder / "sacred"))
+        experiment.add_config({"options": config.as_dict(options)})
+        experiment.main(lambda: None)
+        self._run = experiment._create_run()
+        self._started = False
+
+    @property
+    def name(self) -> str:
+        return "sacred"
+
+    @property
+    def version(self) -> str | None:
+        return None if self._run._id is None else str(self._run._id)
+
+    @property
+    def experiment(self) -> Any:
+        """The run of Sacred."""
+        return self._run
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._run._emit_started()
+            self._run._start_heartbeat()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self._start()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        for name, value in metrics.items():
+            self._run.log_scalar(name, float(value), step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if not self._started:
+            return
+        self._started = False
+        self._run._stop_heartbeat()
+        if status == "success":
+            self._run._emit_completed(None)
+        else:
+            self._run._emit_interrupted("INTERRUPTED")
+
+
+_RECORDERS: dict[str, Callable[[config.RunOptions, Path], Logger | None]] = {
+    "none": lambda options, folder: None,
+    "sacred": SacredLogger,
+}
