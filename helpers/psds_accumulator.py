@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from helpers.psds_figures import PSDSResult
 
 _log = logging.getLogger(__name__)
-MAX_VALUES = 2**22  # scores in one call of the compiled loops; bounds their output buffers
+MAX_VALUES = 2**23  # scores in one call of the compiled loops; bounds their output buffers
 
 
 class PSDSAccumulator:
     """Takes batches of clips and computes PSDS, partial AUROC and F1 over all of them.
 
-    Only classes with events in the clips given so far are scored. The result depends neither on the order of the
+    Only classes with events in the clips given so far are scored. A segment without any frame (the clip is longer than
+    its scores) scores 0 in the AUROC, as in sed_scores_eval. The result depends neither on the order of the
     clips nor on how they are spread over accumulators that are merged, to the last bit. The first update on a machine
     compiles the inner loops (about 20 s; kept on disk for later runs).
 
@@ -164,8 +165,7 @@ class PSDSAccumulator:
         n_classes = len(self.class_names)
         batch = self._batch(values, clip_ids, seconds, stamps)
         table = batches.event_table(events, n_classes)
-        n_labels = sum(len({c for c, *_ in of_clip}) for of_clip in events) if self.settings.cttc is not None else 0
-        found = self._output(values, batch.segment_frames.shape[1], n_labels)
+        found = self._output(values, batch.segment_frames.shape[1], events)
         cttc = -1.0 if self.settings.cttc is None else self.settings.cttc
         criteria = Criteria(self.settings.dtc, self.settings.gtc, cttc, self.peaks.floor, self.quiet.floor)
         n_threads = self.n_threads or torch.get_num_threads()
@@ -228,14 +228,20 @@ class PSDSAccumulator:
             gaps=np.array([(f[:, 1] <= f[:, 0]).any() for _, f in segments]),
         )
 
-    def _output(self, values: np.ndarray, n_segments: int, n_labels: int) -> Found:
+    def _output(
+        self, values: np.ndarray, n_segments: int, events: Sequence[Sequence[tuple[int, float, float]]]
+    ) -> Found:
         """Output buffers that are wide enough for some clips, reused from call to call."""
         B, C, T = values.shape
-        score, n = values.dtype, B * T
+        labels = [c for of_clip in events for c in {c for c, *_ in of_clip}]
+        crossing = self.settings.cttc is not None
+        steps = T * (B if crossing else max(Counter(labels).values(), default=0))  # clips with the same class
+        triggers = T * len(labels) * crossing
+        score, turns = values.dtype, B * T + 1
         shapes: list[tuple[int, Any]] = [
-            *((n + 1, score), (n + 1, np.int8), (n + 1, np.int32)),
-            *((n, score), (n, np.int32), (n, np.int32), (n, np.int32)),
-            *((T * n_labels, score), (T * n_labels, np.int32), (T * n_labels, np.int32), (T * n_labels, np.int32)),
+            *((turns, score), (turns, np.int8), (turns, np.int32)),
+            *((steps, score), (steps, np.int32), (steps, np.int32), (steps, np.int32)),
+            *((triggers, score), (triggers, np.int32), (triggers, np.int32), (triggers, np.int32)),
             *((B, score), (B, np.int32), (B * n_segments + 1, score), (B * n_segments, score)),
         ]
         if self._buffer is None or any(

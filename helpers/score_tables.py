@@ -61,7 +61,7 @@ class Found(NamedTuple):
     turn_score: np.ndarray  # [C, B * T + 1], classes absent from a clip: number of detections changes by turn_sign
     turn_sign: np.ndarray  # int8
     turn_clip: np.ndarray  # int32
-    step_score: np.ndarray  # [C, B * T], classes present in a clip: changes of false and true positives
+    step_score: np.ndarray  # [C, *], classes present in a clip: changes of false and true positives
     step_fp: np.ndarray  # int32
     step_tp: np.ndarray  # int32
     step_clip: np.ndarray  # int32
