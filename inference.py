@@ -14,7 +14,7 @@ from config import ModelOptions, option, parse, refuse
 from errors import UserError, exit_on_user_error
 from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
 from helpers.audio_reader import count_channels, read_blocks
-from helpers.backends import PRECISIONS
+from helpers.backends import BACKENDS, PRECISIONS
 from helpers.detection import DetectionOptions, detection_options
 from helpers.detector import Detector
 from helpers.inputs import STDIN, AudioInput, find_audio
@@ -30,10 +30,13 @@ class DeviceOptions(ModelOptions):
     """Model and device."""
 
     pretrained: str = option("strong", "released weights: strong, advanced-kd-weak-strong, scratch or a card's name")
-    checkpoint: Path | None = option(None, "weights file; one of our own training names its model itself")
+    checkpoint: Path | None = option(
+        None, "weights of our own training (names its model itself), released ones, or a file of export.py"
+    )
     list_models: bool = option(False, "show what can be loaded, and end")
     cuda: bool = option(False, "the same as --device cuda")
     device: str | None = option(None, "cpu, cuda, cuda:1, mps, ... (default: cpu)")
+    backend: str | None = option(None, "runtime (default: what the checkpoint is for, else torch)", choices=BACKENDS)
     precision: str = option("32-true", "arithmetic of the network", choices=PRECISIONS)
 
 
@@ -139,6 +142,7 @@ def _make_detector(options: InferenceOptions) -> Detector:
         pretrained=options.pretrained,
         device=options.device or ("cuda" if options.cuda else "cpu"),
         precision=options.precision,
+        backend=options.backend,
         **detection_options(options),
     )
 

@@ -14,7 +14,10 @@ from errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
+BACKENDS = ("torch", "openvino", "onnxruntime")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16")
+# Names in exported models: input, outputs, the spectrogram between front end and network, and what describes them.
+INPUT, OUTPUTS, MEL, METADATA = "waveform", ("frames", "clip"), "mel", "efficientsed"
 TUNING_KEYS = ("class_thresholds", "class_median_windows")  # of a checkpoint's metadata
 
 
@@ -23,6 +26,7 @@ class Backend(Protocol):
 
     name: str  # of the model, for readers
     labels: Sequence[str]
+    length: int | None  # samples that a window must have; None: any
     tuning: dict[str, Any]  # what was tuned for this model: class_thresholds [C], class_median_windows [C], or nothing
 
     def __call__(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,18 +43,22 @@ class TorchBackend:
         precision: one of `PRECISIONS`; the mel front end always computes in float32.
     """
 
+    length: int | None = None
+
     def __init__(self, model: nn.Module, device: str = "cpu", precision: str = "32-true") -> None:
         import torch
 
         if precision not in PRECISIONS:
             raise UserError(f"unknown precision '{precision}': choose from {', '.join(PRECISIONS)}")
         self.device = check_device(device)
-        self.model = model.to(self.device).eval()
+        number = precision.partition("-")[0]
         self.labels: Sequence[str] = model.labels  # type: ignore[assignment]
         self.name = model_title(model)
         self.tuning: dict[str, Any] = getattr(model, "tuning", {})
-        number = precision.partition("-")[0]
-        self._dtype = {"16": torch.float16, "bf16": torch.bfloat16}.get(number)
+        self.model = _optimized(model, bfloat16=number == "bf16").to(self.device).eval()
+        # An optimised model computes in bfloat16 by itself.
+        plain = {"16": torch.float16} if self.model is not model else {"16": torch.float16, "bf16": torch.bfloat16}
+        self._dtype = plain.get(number)
 
     def __call__(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import torch
@@ -83,6 +91,14 @@ class TorchBackend:
         with torch.inference_mode():
             features = self.model.seq_model(torch.from_numpy(embedding)[None].to(self.device))  # type: ignore[operator]
             return self.model.strong_head(features)[0].float().sigmoid().cpu().numpy()  # type: ignore[operator]
+
+
+def _optimized(model: nn.Module, *, bfloat16: bool) -> nn.Module:
+    """A faster copy of a model of this project; any other as it is."""
+    from models.optimize import optimize_for_inference
+    from models.sed_model import SEDModel
+
+    return optimize_for_inference(model, bfloat16=bfloat16) if isinstance(model, SEDModel) else model
 
 
 def model_title(model: nn.Module) -> str:
@@ -136,3 +152,34 @@ def load_torch_model(
         )
     model.tuning = {key: metadata[key] for key in TUNING_KEYS if metadata.get(key) is not None}  # type: ignore[assignment]
     return model
+
+
+def load_backend(
+    model_name: str,
+    *,
+    backend: str | None = None,
+    device: str = "cpu",
+    precision: str = "32-true",
+    checkpoint: str | Path | None = None,
+    **model_options: Any,
+) -> Backend:
+    """What runs a model: PyTorch, or another runtime.
+
+    Args:
+        backend: one of `BACKENDS`; None: what the checkpoint file is for. Runtimes other than PyTorch get an
+            exported model, which is kept in resources/cache for the next time.
+        checkpoint: weights file, or a file that export.py wrote.
+        model_options: as in `load_torch_model`.
+    """
+    from helpers import runtimes
+
+    if backend is not None and backend not in BACKENDS:
+        raise UserError(f"--backend is {backend}: must be one of {', '.join(BACKENDS)}")
+    if checkpoint is not None and Path(checkpoint).suffix.lower() in runtimes.ENDINGS:
+        return runtimes.open_exported(Path(checkpoint), backend, device, precision)
+    model = load_torch_model(model_name, checkpoint=checkpoint, **model_options)
+    if backend in (None, "torch"):
+        return TorchBackend(model, device, precision)
+    from helpers.exporting import cached_onnx
+
+    return runtimes.RUNTIMES[backend](cached_onnx(model), device, precision)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from config import build
+from config import build, refuse
 from errors import UserError
-from helpers.audio_reader import Source
-from helpers.backends import Backend, TorchBackend, load_torch_model
+from helpers.audio_reader import SAMPLE_RATE, Source
+from helpers.backends import Backend, TorchBackend, load_backend
 from helpers.classes import ClassName, class_names, select_classes, tag_names
 from helpers.detection import (
     CLASS_THRESHOLDS,
@@ -57,7 +57,8 @@ class Detector:
             or a `Backend`.
         checkpoint: a weights file in place of released ones.
         seq_model_type, seq_model_dim, pretrained: as in `models.create_model`.
-        device, precision: where and how PyTorch computes.
+        device, precision: where and how the network computes.
+        backend: torch, openvino or onnxruntime; None: what the checkpoint is for, PyTorch in doubt.
         options: the fields of `DetectionOptions`.
     Raises:
         UserError: a bad option, an unknown model, missing weights.
@@ -73,19 +74,26 @@ class Detector:
         pretrained: str = "strong",
         device: str = "cpu",
         precision: str = "32-true",
+        backend: str | None = None,
         **options: Any,
     ) -> None:
         self.options = build(DetectionOptions, options)
         if isinstance(model, str):
-            model = load_torch_model(
+            self.backend: Backend = load_backend(
                 model,
+                backend=backend,
+                device=device,
+                precision=precision,
+                checkpoint=None if checkpoint is None else fspath(checkpoint),
                 seq_model_type=seq_model_type,
                 seq_model_dim=seq_model_dim,
                 pretrained=pretrained,
-                checkpoint=None if checkpoint is None else fspath(checkpoint),
             )
-        is_module = hasattr(model, "mel_forward")
-        self.backend: Backend = TorchBackend(model, device, precision) if is_module else model
+        else:
+            self.backend = TorchBackend(model, device, precision) if hasattr(model, "mel_forward") else model
+        length = self.backend.length
+        if length is not None and length != self.options.plan.window_samples:
+            refuse("window", self.options.window, f"this exported model takes {length / SAMPLE_RATE:g} s")
         self._all_classes = class_names(self.backend.labels)
         self._kept = select_classes(self._all_classes, self.options.include, self.options.exclude)
         self._keeps_all = len(self._kept) == len(self._all_classes)

@@ -32,7 +32,7 @@ def audio_file(tmp_path) -> Path:
 
 @pytest.fixture
 def tone_model(monkeypatch):
-    monkeypatch.setattr("helpers.detector.load_torch_model", lambda *_, **__: ToneModel())
+    monkeypatch.setattr("helpers.backends.load_torch_model", lambda *_, **__: ToneModel())
 
 
 def test_events_are_printed_and_written(tone_model, audio_file, tmp_path, capsys):
