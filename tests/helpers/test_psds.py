@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +103,18 @@ class Case:
             self.frames(window), self.truth, self.durations, segment_length=seconds, max_fpr=max_fpr
         )
         return auroc
+
+
+class PaddedCase(Case):
+    """Short clips whose padding is scored as in the published validation."""
+
+    def __init__(self, seed, n_clips):
+        super().__init__(seed, n_clips=n_clips, kind="smooth", short=True)
+
+    def frames(self, window=1):
+        stamps = np.arange(self.scores.shape[2] + 1) / FRAME_RATE
+        pairs = zip(self.ids, self.scores, strict=True)
+        return {clip: create_score_dataframe(curve.T, stamps, self.names) for clip, curve in pairs}
 
 
 def of_reference(function, *args, **options):
@@ -248,7 +261,7 @@ def assert_identical(ours, theirs):
 def test_order_batches_and_merging_do_not_matter(settings, bounded):
     case = Case(7, n_clips=70, n_frames=100, kind="smooth", short=True)
     bound = list(case.durations.values()) if bounded else None
-    options = {"all_durations": bound, "keep_clips": True, "median_window": 3}
+    options: dict[str, Any] = {"all_durations": bound, "keep_clips": True, "median_window": 3}
     whole = case.accumulate(settings, **options)
     for parts in ([slice(0, 70, 2), slice(1, 70, 2)], [slice(40, None), slice(0, 3), slice(3, 40)]):
         collected = [case.accumulate(settings, part, **options) for part in parts]
@@ -305,11 +318,8 @@ def test_padding_is_scored_only_on_request():
     case = Case(3, n_clips=6, kind="smooth", short=True)
     padded = case.accumulate(OTHER, clip_to_duration=False).compute()
     assert padded.psds_macro != case.accumulate(OTHER).compute().psds_macro
-    case.frames = lambda window=1: {  # the published validation scores all frames of the padded clip
-        clip: create_score_dataframe(case.scores[i].T, np.arange(51) / FRAME_RATE, case.names)
-        for i, clip in enumerate(case.ids)
-    }
-    check_psds(case.accumulate(OTHER, clip_to_duration=False), case.expected_psds(OTHER))
+    collected, expected = case.accumulate(OTHER, clip_to_duration=False), PaddedCase(3, 6).expected_psds(OTHER)
+    check_psds(collected, expected)
 
 
 def test_touching_events_count_as_one():
