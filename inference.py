@@ -127,9 +127,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _list_models() -> int:
-    import models
+    from helpers.model_table import listing
 
-    print("\n".join(models.list_models()))
+    print(listing())
     return 0
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
+from helpers.model_table import HEADER, markdown, model_rows  # noqa: E402
 from models.cards import Card, cards  # noqa: E402
 
 README = ROOT / "README.md"
@@ -76,7 +77,13 @@ def options_of(cls: type) -> Callable[[], str]:
     return table
 
 
+def models() -> str:
+    """Cost of every model and its published result."""
+    return markdown(HEADER, model_rows())
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "models": models,
     "checkpoints": checkpoints,
     "options": options_of(config.StrongOptions),
 }

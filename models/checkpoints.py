@@ -99,12 +99,13 @@ def load_weights(model: nn.Module, path: Path | str) -> LoadReport:
     unexpected or of another shape raises UserError naming the keys.
     """
     state, _ = read_checkpoint(path)
-    key_map: tuple[tuple[str, str], ...] = model.model.key_map  # type: ignore[union-attr, assignment]
-    return load_state(model, {canonical_key(k, key_map): v for k, v in state.items()}, str(path))
+    return load_state(model, state, str(path))
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:
-    """Load a state dict with our own key names; see `load_weights`."""
+    """Load a state dict with the key names of any known layout; see `load_weights`."""
+    key_map = (*model.model.key_map, *getattr(model.seq_model, "key_map", ()))  # type: ignore[misc, union-attr]
+    state = {canonical_key(key, key_map): value for key, value in state.items()}
     own = model.state_dict()
     report = LoadReport(source)
     lacks_sequence = any(k.startswith("seq_model.") for k in own) and not any(k.startswith("seq_model.") for k in state)

@@ -170,7 +170,5 @@ def load_model(path: str | Path) -> SEDModel:
         labels,
         metadata["n_classes_weak"],
     )
-    key_map = model.model.key_map
-    state = {checkpoints.canonical_key(key, key_map): value for key, value in state.items()}
     checkpoints.load_state(model, state, str(path))
     return model.eval()

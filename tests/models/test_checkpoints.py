@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from errors import UserError
 from models import backbone_names, cards, checkpoints, create_model, list_models, sequence_model_names
 from models.cards import Card, find_card
-from tests.golden_recipe import filled_state
+from tests.golden_recipe import fill_value, filled_state, wave
 
 
 def released(model: torch.nn.Module, prefix: str = "net.") -> dict[str, torch.Tensor]:
@@ -59,6 +61,24 @@ def test_head_with_other_classes_stays_fresh(tmp_path: Path) -> None:
     report = checkpoints.load_weights(model, tmp_path / "weak.pt")
     assert report.initialised == ["weak_head.bias", "weak_head.weight"]
     assert "527 classes in the file, 447 in the model" in str(report)
+
+
+def test_published_tcn_layout(tmp_path: Path) -> None:
+    """Each convolution stands in such a file twice; the later one counts."""
+    golden = Path(__file__).parents[1] / "golden"
+    shapes = json.loads((golden / "fmn10+tcn-128.keys.json").read_text())
+    state = {
+        f"net.{key}": torch.from_numpy(np.asarray(fill_value(key, tuple(shape)), np.float32))
+        for key, shape in shapes.items()
+        if "num_batches_tracked" not in key
+    }
+    counters = {f"net.{key}": torch.tensor(0) for key in shapes if "num_batches_tracked" in key}
+    torch.save(state | counters, tmp_path / "tcn.pt")
+    model = create_model("fmn10", seq_model_type="tcn", seq_model_dim=128, checkpoint=tmp_path / "tcn.pt")
+    with torch.no_grad():
+        strong, _ = model(model.mel_forward(wave()))
+    expected = np.load(golden / "fmn10+tcn-128.npz")["strong"]
+    np.testing.assert_allclose(strong[:, ::8, ::5], expected, atol=1e-4, rtol=0)
 
 
 def test_clip_wise_weights(tmp_path: Path) -> None:

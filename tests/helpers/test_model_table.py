@@ -1,0 +1,31 @@
+"""The listed costs are those of the models."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from helpers.complexity_report import all_models, row
+from helpers.model_table import RESOURCES, listing, model_rows
+from models import cards
+
+with (RESOURCES / "complexity.csv").open(newline="") as _file:
+    WRITTEN = {line["model"]: line for line in csv.DictReader(_file)}
+
+
+@pytest.mark.parametrize("model", list(all_models()), ids=str)
+def test_written_figures_are_up_to_date(model: tuple[str, str | None, int | None]) -> None:
+    """If this fails: python complexity.py --all --csv resources/complexity.csv --overwrite"""
+    current = row(model)
+    figures = {name: "" if value is None else str(value) for name, value in current.figures().items()}
+    figures.pop("macs_by_deepspeed")  # where it is installed
+    written = WRITTEN[current.name]
+    assert {name: written[name] for name in figures} == figures
+
+
+def test_listing_names_everything() -> None:
+    text = listing()
+    assert all(name in text for name in cards())
+    assert [line.split()[0] for line in text.splitlines()[1 : 1 + len(WRITTEN)]] == list(WRITTEN)
+    assert len(model_rows()) == len(list(all_models()))
