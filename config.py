@@ -112,18 +112,24 @@ class AugmentOptions:
 
 
 @dataclass
-class StrongDataOptions:
-    """Strongly labelled data, distillation and evaluation."""
+class EventDataOptions:
+    """Strongly labelled data and evaluation."""
 
     data_dir: Path | None = option(None, "folder with the HDF5 files and strong TSVs (default: variable AUDIOSET_DIR)")
     batch_size: int = option(64, "clips per batch and device", low=1)
     use_balanced_sampler: bool = option(False, "draw training clips so that rare classes come more often")
     epoch_len: int = option(100_000, "clips per epoch with --use_balanced_sampler", low=1)
     pseudo_labels_file: Path | None = option(None, "HDF5 with a teacher's logits, for distillation")
+    median_window: int = option(9, "frames of the median filter in evaluation, odd", low=1)
+
+
+@dataclass
+class StrongDataOptions(EventDataOptions):
+    """Distillation from pseudo labels."""
+
     distillation_loss_weight: float = option(
         0.0, "weight of the pseudo labels in the loss; the labels get the rest", low=0, high=1
     )
-    median_window: int = option(9, "frames of the median filter in evaluation, odd", low=1)
 
 
 @dataclass
@@ -155,16 +161,22 @@ class TeacherOptions:
 
 
 @dataclass
-class WeakDataOptions:
+class TagTeacherOptions:
+    """A teacher's clip-wise logits in a file."""
+
+    teacher_predictions: Path | None = option(None, "npy with a teacher's logits [clips, 527], for distillation")
+    teacher_names: Path | None = option(None, "which clip is in which row: CSV, or the published pickle")
+    teacher_temperature: float = option(1.0, "divides the teacher's logits", low=1e-3)
+
+
+@dataclass
+class WeakDataOptions(TagTeacherOptions):
     """Weakly labelled data and distillation."""
 
     data_dir: Path | None = option(None, "folder with the HDF5 files (default: variable AUDIOSET_DIR)")
     batch_size: int = option(120, "clips per batch and device", low=1)
     use_balanced_sampler: bool = option(True, "draw training clips so that rare classes come more often")
     epoch_len: int = option(100_000, "clips per epoch with the balanced sampler", low=1)
-    teacher_predictions: Path | None = option(None, "npy with a teacher's logits [clips, 527], for distillation")
-    teacher_names: Path | None = option(None, "which clip is in which row: CSV, or the published pickle")
-    teacher_temperature: float = option(1.0, "divides the teacher's logits", low=1e-3)
     distillation_loss_weight: float = option(
         0.0, "weight of the teacher in the loss, published 0.9; the labels get the rest", low=0, high=1
     )
@@ -230,15 +242,111 @@ class WeakOptions(WeakAugmentOptions, WeakOptimizerOptions, RunOptions, WeakData
         weight = self.distillation_loss_weight
         if self.teacher_predictions and live:
             refuse("teacher_predictions", self.teacher_predictions, "there is a teacher network already")
-        if (self.teacher_predictions is None) != (self.teacher_names is None):
-            raise UserError("--teacher_predictions and --teacher_names belong together: logits, and whose they are")
         if weight > 0 and not (self.teacher_predictions or live) and not self.evaluate:
             refuse("distillation_loss_weight", weight, "above 0 it needs --teacher_predictions or --teacher_checkpoint")
         if weight == 0 and (self.teacher_predictions or live):
             raise UserError("a teacher is named, but --distillation_loss_weight is 0: published is 0.9")
 
 
-FILES = ("checkpoint", "pseudo_labels_file", "teacher_checkpoint", "teacher_predictions", "teacher_names")
+@dataclass
+class OnlineWeightOptions:
+    """Loss weights of online distillation."""
+
+    weak_supervised_loss_weight: float = option(0.0, "clip logits of weak clips with their labels", low=0)
+    weak_distillation_loss_weight: float = option(0.0, "clip logits of weak clips with --teacher_predictions", low=0)
+    strong_supervised_loss_weight: float = option(0.1, "frame logits of strong clips with their labels", low=0)
+    strong_distillation_loss_weight: float = option(0.0, "frame logits of strong clips: --pseudo_labels_file", low=0)
+    online_distillation_loss_weight: float = option(0.9, "frame logits of all clips with the live teacher", low=0)
+    online_distillation_strong_ratio: float = option(0.5, "share of the strong clips in that", low=0, high=1)
+
+
+@dataclass
+class OnlineWeakOptions:
+    """Weakly labelled clips beside the strong ones, and the live teacher."""
+
+    as_weak_sampling_strategy: str = option("count", "how they are drawn", choices=("uniform", "count"))
+    as_weak_mixup_p: float = option(1.0, "probability per batch of mixing their spectrograms", low=0, high=1)
+    as_weak_mixup_alpha: float = option(0.3, "parameter of that mixup's Beta distribution", low=1e-3)
+    as_weak_freq_warp_p: float = option(0.0, "probability per batch of stretching their frequencies", low=0, high=1)
+    teacher_pseudo_labels: Path | None = option(None, "HDF5 with frame logits in place of the live teacher")
+
+
+@dataclass
+class OnlineOptions(
+    OnlineWeightOptions,
+    OnlineWeakOptions,
+    AugmentOptions,
+    OptimizerOptions,
+    RunOptions,
+    EventDataOptions,
+    TagTeacherOptions,
+    TeacherOptions,
+    ModelOptions,
+):
+    """Train a sound event detector on strong and weak clips, beside a teacher that hears the same augmented clips."""
+
+    validated: ClassVar[frozenset[str]] = frozenset({"strong", "weak"})
+    mixstyle_alpha: ClassVar[float] = 0.3
+
+    experiment_name: str = option("audioset_online_distillation", "name of the run: its folder and its name in W&B")
+    n_epochs: int = option(240, "epochs", low=1)
+    max_lr: float = option(3e-3, "peak learning rate of the backbone", low=0)
+    teacher_model_name: str | None = option("BEATs", "backbone of the teacher; our own checkpoints say it themselves")
+    teacher_pretrained: str | None = option("strong", "released weights of the teacher")
+
+    @property
+    def uses_strong(self) -> bool:
+        """Whether any term of the loss needs strongly labelled clips."""
+        online = self.online_distillation_loss_weight * self.online_distillation_strong_ratio
+        return self.strong_supervised_loss_weight + self.strong_distillation_loss_weight + online > 0
+
+    @property
+    def uses_weak_frames(self) -> bool:
+        """Whether the live teacher is heard on weakly labelled clips."""
+        return self.online_distillation_loss_weight * (1 - self.online_distillation_strong_ratio) > 0
+
+    @property
+    def uses_weak_tags(self) -> bool:
+        """Whether clip logits are trained."""
+        return self.weak_supervised_loss_weight + self.weak_distillation_loss_weight > 0
+
+    @property
+    def uses_weak(self) -> bool:
+        """Whether any term of the loss needs weakly labelled clips."""
+        return self.uses_weak_frames or self.uses_weak_tags
+
+    @property
+    def trained_heads(self) -> frozenset[str]:
+        """Heads that a loss reaches."""
+        reached = {"strong_head": self.uses_strong or self.uses_weak_frames, "weak_head": self.uses_weak_tags}
+        return frozenset(head for head, is_reached in reached.items() if is_reached)
+
+    @property
+    def monitor(self) -> str:
+        """Figure that chooses the best checkpoint."""
+        return "val/psds1_macro_averaged" if "strong_head" in self.trained_heads else "val/mAP"
+
+    def check(self) -> None:
+        """Raise UserError where options contradict each other."""
+        check_common(self)
+        if not (self.uses_strong or self.uses_weak):
+            raise UserError("all loss weights are 0: nothing to train on")
+        if self.strong_distillation_loss_weight > 0 and self.pseudo_labels_file is None:
+            weight = self.strong_distillation_loss_weight
+            refuse("strong_distillation_loss_weight", weight, "above 0 it needs --pseudo_labels_file")
+        if self.weak_distillation_loss_weight > 0 and self.teacher_predictions is None:
+            weight = self.weak_distillation_loss_weight
+            refuse("weak_distillation_loss_weight", weight, "above 0 it needs --teacher_predictions")
+
+
+FILES = (
+    "checkpoint",
+    "pseudo_labels_file",
+    "teacher_pseudo_labels",
+    "teacher_checkpoint",
+    "teacher_predictions",
+    "teacher_names",
+)
 
 
 def check_common(options: Any) -> None:
@@ -249,6 +357,10 @@ def check_common(options: Any) -> None:
         refuse("median_window", options.median_window, "must be odd")
     if 0 < getattr(options, "max_time_mask_size", 0) <= 0.05:
         refuse("max_time_mask_size", options.max_time_mask_size, "must be 0 (off) or above 0.05")
+    if isinstance(options, TagTeacherOptions) and (options.teacher_predictions is None) != (
+        options.teacher_names is None
+    ):
+        raise UserError("--teacher_predictions and --teacher_names belong together: logits, and whose they are")
     if (getattr(options, "dir_p", 0) > 0) and options.impulse_responses is None:
         refuse("dir_p", options.dir_p, "above 0 it needs --impulse_responses")
     for name in FILES:

@@ -48,7 +48,8 @@ def train(options: config.WeakOptions, data_dir: Path) -> None:
     clips, eval_set = AudioSetWeak(data_dir, "train"), AudioSetWeak(data_dir, "eval")
     train_set: Any = clips
     if options.teacher_predictions and options.teacher_names:
-        train_set = WithWeakTeacher(clips, WeakTeacher(options.teacher_predictions, options.teacher_names))
+        tags = WeakTeacher(options.teacher_predictions, options.teacher_names)
+        train_set = WithWeakTeacher(clips, tags, clips.clip_ids)
     model = run.build_model(options, n_classes_weak=len(clips.vocabulary))
     teacher = run.build_teacher(options, "weak_head", options.teacher_temperature)
     module = SEDModule(model, options, teacher=teacher)

@@ -132,9 +132,10 @@ class WithWeakTeacher(Dataset):
     that are no numbers, come as 0 with `weak_known` False.
     """
 
-    def __init__(self, dataset: Any, teacher: WeakTeacher) -> None:
+    def __init__(self, dataset: Any, teacher: WeakTeacher, clip_ids: Sequence[str]) -> None:
+        """Args: the data set, the teacher, and the clips that it should know (those of the weak set)."""
         self.dataset, self.teacher = dataset, teacher
-        self.unknown_clips = int((teacher.rows_of(dataset.clip_ids) < 0).sum()) if len(dataset) else 0
+        self.unknown_clips = int((teacher.rows_of(clip_ids) < 0).sum())
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -15,7 +15,7 @@ from errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
-SCRIPTS = [config.StrongOptions, config.WeakOptions]
+SCRIPTS = [config.StrongOptions, config.WeakOptions, config.OnlineOptions]
 
 PUBLISHED_DEFAULTS = {  # of the training script on AudioSet Strong
     "experiment_name": "as_strong",

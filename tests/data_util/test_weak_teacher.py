@@ -81,7 +81,7 @@ def test_samples_bring_their_own_logits(files: tuple[Path, Path]) -> None:
         def __getitem__(self, index: int) -> dict[str, Any]:
             return {"clip_id": self.clip_ids[index]}
 
-    clips = WithWeakTeacher(Clips(), WeakTeacher(*files))
+    clips = WithWeakTeacher(Clips(), WeakTeacher(*files), Clips.clip_ids)
     assert clips.unknown_clips == 1
     assert [clips[i]["weak_known"] for i in range(3)] == [True, False, False]  # the last one holds a NaN
     assert torch.equal(clips[0]["weak_logits"], torch.from_numpy(np.load(files[0])[2]))
