@@ -21,7 +21,6 @@ import math
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +33,7 @@ import pandas as pd
 import soundfile
 import soxr
 import torch
-from timing import machine
+from timing import machine, seconds
 from torch.utils.data import DataLoader, Dataset
 
 from data_util import audio, label_cache
@@ -156,25 +155,25 @@ def sinc_resample(wave: torch.Tensor, rate: int, target: int, width: int = 6, be
     return torch.nn.functional.conv1d(padded, kernel, stride=old).transpose(1, 2).reshape(-1)[:length]
 
 
-def milliseconds(function: Callable[[int], object], n: int) -> float:
-    """Mean time of `function(i)` for i = 0 .. n - 1."""
-    function(0)
-    start = time.perf_counter()
-    for i in range(n):
-        function(i)
-    return (time.perf_counter() - start) / n * 1000
+def every(function: Callable[[int], object], n: int) -> Callable[[], object]:
+    """`function(i)` for i = 0 .. n - 1."""
+
+    def loop() -> None:
+        for i in range(n):
+            function(i)
+
+    return loop
 
 
-def loading(dataset: Dataset, batch_size: int, repeats: int) -> float:
-    """Milliseconds per clip through a loader in this process: the best of some passes."""
-    loader = DataLoader(dataset, batch_size, drop_last=True)
-    best = math.inf
-    for _ in range(repeats):
-        start, clips = time.perf_counter(), 0
-        for batch in loader:
-            clips += len(batch["clip_id"])
-        best = min(best, (time.perf_counter() - start) / clips * 1000)
-    return best
+def passing(dataset: Dataset, batch_size: int) -> Callable[[], object]:
+    """One pass of a loader in this process."""
+    loader = DataLoader(dataset, batch_size)
+
+    def loop() -> None:
+        for _ in loader:
+            pass
+
+    return loop
 
 
 def check_equal(ours: AudioSetStrong, plain: PlainDataset) -> None:
@@ -200,20 +199,21 @@ def speed(folder: Path, n_clips: int, batch_size: int, repeats: int) -> dict[str
     wave, rate = audio.decode_channels(ours.mp3(0))
     mono = np.ascontiguousarray(wave[:, 0])
     merged = [plain.merge(name) for name in plain.names]
-    figures = {
-        "ours_ms": loading(ours, batch_size, repeats),
-        "ours_compact_ms": loading(small, batch_size, repeats),
-        "plain_ms": loading(plain, batch_size, repeats),
-        "ours_decode_ms": milliseconds(lambda i: audio.decode_channels(ours.mp3(i)), n_clips),
-        "ours_resample_ms": milliseconds(lambda i: soxr.resample(mono, rate, 16_000), n_clips),
-        "ours_labels_ms": milliseconds(lambda i: encode_events(*ours.events.of(i), n_classes=447), n_clips),
-        "ours_pseudo_dense_ms": milliseconds(ours.pseudo_labels.read, n_clips),
-        "ours_pseudo_compact_ms": milliseconds(small.pseudo_labels.read, n_clips),
-        "plain_audio_ms": milliseconds(plain.waveform, n_clips),
-        "plain_merge_ms": milliseconds(lambda i: plain.merge(plain.names[i]), n_clips),
-        "plain_encode_ms": milliseconds(lambda i: plain.encode(merged[i]), n_clips),
-        "plain_pseudo_ms": milliseconds(lambda i: plain.teacher(plain.names[i]), n_clips),
+    parts: dict[str, Callable[[], object]] = {
+        "ours": passing(ours, batch_size),
+        "ours_compact": passing(small, batch_size),
+        "plain": passing(plain, batch_size),
+        "ours_decode": every(lambda i: audio.decode_channels(ours.mp3(i)), n_clips),
+        "ours_resample": every(lambda i: soxr.resample(mono, rate, 16_000), n_clips),
+        "ours_labels": every(lambda i: encode_events(*ours.events.of(i), n_classes=447), n_clips),
+        "ours_pseudo_dense": every(ours.pseudo_labels.read, n_clips),
+        "ours_pseudo_compact": every(small.pseudo_labels.read, n_clips),
+        "plain_audio": every(plain.waveform, n_clips),
+        "plain_merge": every(lambda i: plain.merge(plain.names[i]), n_clips),
+        "plain_encode": every(lambda i: plain.encode(merged[i]), n_clips),
+        "plain_pseudo": every(lambda i: plain.teacher(plain.names[i]), n_clips),
     }
+    figures = {f"{name}_ms": s / n_clips * 1000 for name, s in seconds(parts, repeats).items()}
     error = compact_error(ours.pseudo_labels, small.pseudo_labels)
     figures |= {f"compact_{name}_error": value for name, value in asdict(error).items()}
     figures["compact_kb_per_clip"] = (folder / "compact.h5").stat().st_size / n_clips / 1000
