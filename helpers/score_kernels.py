@@ -176,46 +176,41 @@ def _detection_tree(y, levels, top, bottom, start, end):  # type: ignore[no-unty
     """Lists every detection that some threshold produces.
 
     A detection is a run of frames start ... end - 1 that exists for the thresholds levels[top] down to, but without,
-    levels[bottom], where it grows or merges (bottom = len(levels): never). Each curve has at most T of them, found in
-    one pass with a stack of the runs that are still open. Returns their number.
+    levels[bottom], where it grows or merges (bottom = len(levels): not at any of these levels). Each curve has at most
+    T of them, found in one pass with a stack of the runs that are still open. Returns their number.
     """
-    n = len(y)
-    open_value = np.empty(n + 1, y.dtype)
-    open_start = np.empty(n + 1, np.int64)
-    depth = 0
-    found = 0
+    n, lowest = len(y), len(levels)
+    open_level, open_start = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
+    depth, found = 0, 0
     for t in range(n + 1):
+        level = _level_index(levels, y[t]) if t < n else lowest
         first = t
-        while depth > 0 and (t == n or open_value[depth - 1] > y[t]):
+        while depth > 0 and open_level[depth - 1] < level:
             depth -= 1
-            value, first = open_value[depth], open_start[depth]
-            below = len(levels)
-            if t < n:
-                below = _level_index(levels, y[t])
-            if depth > 0:
-                below = min(below, _level_index(levels, open_value[depth - 1]))
-            top[found], bottom[found] = _level_index(levels, value), below
-            start[found], end[found] = first, t
+            first = open_start[depth]
+            top[found], start[found], end[found] = open_level[depth], first, t
+            bottom[found] = min(level, open_level[depth - 1]) if depth > 0 else level
             found += 1
-        if t < n and (depth == 0 or open_value[depth - 1] < y[t]):
-            open_value[depth], open_start[depth] = y[t], first
+        if level < lowest and (depth == 0 or open_level[depth - 1] > level):
+            open_level[depth], open_start[depth] = level, first
             depth += 1
     return found
 
 
 @compiled()
-def _matched_curve(y, stamps, onsets, offsets, first, last, dtc, gtc):  # type: ignore[no-untyped-def]
+def _matched_curve(y, floor, stamps, onsets, offsets, first, last, dtc, gtc):  # type: ignore[no-untyped-def]
     """Compares the detections of one curve with the events first ... last - 1 of its class.
 
-    Returns the distinct scores in descending order, at each the change of the false and of the true positives when
-    the threshold falls to it, and the tree of detections with whether each passes the detection tolerance.
+    Returns the distinct scores down to `floor` in descending order, at each the change of the false and of the true
+    positives when the threshold falls to it, and the tree of detections with whether each passes the detection
+    tolerance.
     """
     n = len(y)
-    ascending = np.sort(y)
+    ascending = np.sort(y[y >= floor])
     levels = np.empty(n, y.dtype)
     n_levels = 0
-    for i in range(n - 1, -1, -1):
-        if i == n - 1 or ascending[i] != ascending[i + 1]:
+    for i in range(len(ascending) - 1, -1, -1):
+        if n_levels == 0 or ascending[i] < levels[n_levels - 1]:
             levels[n_levels] = ascending[i]
             n_levels += 1
     levels = levels[:n_levels]
@@ -257,6 +252,9 @@ def _cross_triggers(stamps, events, b, c, tree, relevant, levels, criteria, foun
     top, bottom, start, end = tree
     label = events.clip_label
     first, last = events.clip_first[b], events.clip_first[b + 1]
+    needed = np.empty(len(top))
+    for i in range(len(top)):
+        needed[i] = _round6(criteria.cttc * (stamps[end[i]] - stamps[start[i]]))
     while first < last:
         stop = first
         while stop < last and label[stop] == label[first]:
@@ -264,15 +262,15 @@ def _cross_triggers(stamps, events, b, c, tree, relevant, levels, criteria, foun
         if label[first] != c:
             change = np.zeros(len(levels) + 1, np.int64)
             for i in range(len(top)):
-                on, off = stamps[start[i]], stamps[end[i]]
                 inside = 0.0
                 if not relevant[i]:
+                    on, off = stamps[start[i]], stamps[end[i]]
                     inside = _overlap(on, off, events.clip_onsets, events.clip_offsets, first, stop)
-                if _round6(inside) >= _round6(criteria.cttc * (off - on)):
+                if inside + 1e-6 > needed[i] and _round6(inside) >= needed[i]:  # rounding takes longer than comparing
                     change[top[i]] += 1
                     change[bottom[i]] -= 1
             for k in range(len(levels)):
-                if change[k] != 0 and levels[k] >= criteria.floor[c]:
+                if change[k] != 0:
                     found.trigger_score[c, n], found.trigger_change[c, n] = levels[k], change[k]
                     found.trigger_other[c, n], found.trigger_clip[c, n] = label[first], b
                     n += 1
@@ -340,14 +338,14 @@ def _mixed_segments(batch, events, b, c, y, floor, found):  # type: ignore[no-un
 def _matched_detections(batch, events, b, c, y, criteria, found):  # type: ignore[no-untyped-def]
     """Appends the changes of false positives, true positives and cross triggers along one curve y."""
     index = c * len(batch.n_frames) + b
-    first, last, floor = events.first[index], events.first[index + 1], criteria.floor[c]
+    first, last = events.first[index], events.first[index + 1]
     stamps = batch.stamps[b]
     levels, d_fp, d_tp, tree, relevant = _matched_curve(
-        y, stamps, events.onsets, events.offsets, first, last, criteria.dtc, criteria.gtc
+        y, criteria.floor[c], stamps, events.onsets, events.offsets, first, last, criteria.dtc, criteria.gtc
     )
     n = found.counts[c, 1]
     for k in range(len(levels)):
-        if levels[k] >= floor and (d_fp[k] != 0 or d_tp[k] != 0):
+        if d_fp[k] != 0 or d_tp[k] != 0:
             found.step_score[c, n], found.step_fp[c, n], found.step_tp[c, n] = levels[k], d_fp[k], d_tp[k]
             found.step_clip[c, n] = b
             n += 1
