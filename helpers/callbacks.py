@@ -20,6 +20,8 @@ from helpers.run_folder import LAST, PERIODIC
 
 log = logging.getLogger("efficientsed")
 
+AGREE_EVERY = 20  # optimiser steps
+
 
 class ValidateLastEpoch(pl.Callback):
     """Validate after the last epoch, whatever `check_val_every_n_epoch` is."""
@@ -61,7 +63,8 @@ class GracefulInterrupt(pl.Callback):
         self.requested = False
         self._previous: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # not earlier: Lightning sets its own handlers just before
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.getsignal(number)
             signal.signal(number, self._request)
@@ -128,9 +131,14 @@ def between_steps(trainer: pl.Trainer, batch_idx: int) -> bool:
 
 
 def agreed(trainer: pl.Trainer, wanted: bool) -> bool:
-    """Whether any of the processes wants it; all of them ask, and all get the same answer."""
+    """Whether any of the processes wants it; all of them ask, and all get the same answer.
+
+    Several processes agree every few optimiser steps only: each time they wait for each other.
+    """
     if trainer.world_size == 1:
         return wanted
+    if trainer.global_step % AGREE_EVERY:
+        return False
     votes = torch.tensor(float(wanted), device=trainer.strategy.root_device)
     return float(trainer.strategy.reduce(votes, reduce_op="sum")) > 0
 

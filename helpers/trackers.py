@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import threading
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -127,8 +129,7 @@ class SacredLogger(Logger):
     """Records a run with Sacred: options, sources, host and metrics, in files or, where the variable
     SACRED_MONGO_URL names one, in a database.
 
-    Sacred calls the experiment it records; here the experiment is the Trainer's. So the run is made as Sacred makes
-    it, and its heartbeat and end are told by the Trainer's calls.
+    Sacred wants to call what it records. So its experiment is a thread that waits until the Trainer is done.
 
     Raises UserError where Sacred is missing.
     """
@@ -141,12 +142,14 @@ class SacredLogger(Logger):
         except ModuleNotFoundError as error:
             raise UserError("--recorder sacred needs a package: pip install sacred") from error
         url = os.environ.get(MONGO_VARIABLE)
-        experiment = Experiment(options.experiment_name, base_dir=str(Path(__file__).resolve().parents[1]))
-        experiment.observers.append(MongoObserver(url=url) if url else FileStorageObserver(folder / "sacred"))
-        experiment.add_config({"options": config.as_dict(options)})
-        experiment.main(lambda: None)
-        self._run = experiment._create_run()
-        self._started = False
+        self._experiment = Experiment(options.experiment_name, base_dir=str(Path(__file__).resolve().parents[1]))
+        self._experiment.observers.append(MongoObserver(url=url) if url else FileStorageObserver(folder / "sacred"))
+        self._experiment.add_config({"options": config.as_dict(options)})
+        self._experiment.main(self._wait)
+        self._begun, self._done = threading.Event(), threading.Event()
+        self._success = False
+        self._run: Any = None
+        self._thread = threading.Thread(target=self._record, name="sacred", daemon=True)
 
     @property
     def name(self) -> str:
@@ -154,22 +157,30 @@ class SacredLogger(Logger):
 
     @property
     def version(self) -> str | None:
-        return None if self._run._id is None else str(self._run._id)
+        return None if self._run is None else str(self._run._id)
 
     @property
     def experiment(self) -> Any:
-        """The run of Sacred."""
+        """The run of Sacred; None before it begins."""
         return self._run
 
-    def _start(self) -> None:
-        if not self._started:
-            self._started = True
-            self._run._emit_started()
-            self._run._start_heartbeat()
+    def _record(self) -> None:
+        with contextlib.suppress(KeyboardInterrupt):  # how a run that was broken off is told to Sacred
+            self._experiment.run(options={"--capture": "no"})
+        self._begun.set()
+
+    def _wait(self, _run: Any) -> None:
+        self._run = _run
+        self._begun.set()
+        self._done.wait()
+        if not self._success:
+            raise KeyboardInterrupt
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self._start()
+        if not self._begun.is_set():
+            self._thread.start()
+            self._begun.wait()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -178,14 +189,10 @@ class SacredLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if not self._started:
-            return
-        self._started = False
-        self._run._stop_heartbeat()
-        if status == "success":
-            self._run._emit_completed(None)
-        else:
-            self._run._emit_interrupted("INTERRUPTED")
+        self._success = status == "success"
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=60)
 
 
 _RECORDERS: dict[str, Callable[[config.RunOptions, Path], Logger | None]] = {

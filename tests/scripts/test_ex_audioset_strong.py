@@ -105,23 +105,26 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = 240) ->
 
 @pytest.mark.slow
 def test_killed_and_interrupted_runs_resume_exactly(synthetic_dir: Path, tmp_path: Path) -> None:
-    """SIGKILL in the second epoch, and Ctrl-C in the first; both go on with the losses of an uninterrupted run.
+    """SIGKILL in the second epoch, and Ctrl-C in the first; both go on with the losses of an uninterrupted run, and
+    end with the same weights and the same averaged weights.
 
-    All augmentations and dropout are on; three epochs of three optimiser steps of two batches.
+    All augmentations and dropout are on; three epochs of three optimiser steps of two batches. The killed run has a
+    checkpoint after every step.
     """
-    whole = start(synthetic_dir, tmp_path, "--experiment_name=whole")
+    averaged = ["--ema=0.9", "--checkpoint_minutes=0.0001", "--gradient_clip=1"]
+    whole = start(synthetic_dir, tmp_path, "--experiment_name=whole", *averaged)
     output, _ = whole.communicate(timeout=400)
     assert whole.returncode == 0, output
     expected = losses(tmp_path / "whole")
     assert len(expected) == 9
 
-    killed = start(synthetic_dir, tmp_path, "--experiment_name=killed")
-    wait_for((tmp_path / "killed" / "last.ckpt").exists, killed)
+    killed = start(synthetic_dir, tmp_path, "--experiment_name=killed", *averaged)
+    wait_for((tmp_path / "killed" / "step_00000005.ckpt").exists, killed)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
 
     log = tmp_path / "interrupted.log"
-    interrupted = start(synthetic_dir, tmp_path, "--experiment_name=interrupted", output=log.open("w"))
+    interrupted = start(synthetic_dir, tmp_path, "--experiment_name=interrupted", *averaged, output=log.open("w"))
     wait_for(lambda: "Epoch 0" in log.read_text(), interrupted)
     interrupted.send_signal(signal.SIGINT)
     interrupted.wait(timeout=120)
@@ -137,6 +140,11 @@ def test_killed_and_interrupted_runs_resume_exactly(synthetic_dir: Path, tmp_pat
         got = losses(tmp_path / name)
         assert max(got) == max(expected)
         assert {step: expected[step] for step in got} == got
+        for weights in ("state_dict", "current_model_state"):
+            first, second = (
+                torch.load(tmp_path / run / "last.ckpt", weights_only=True)[weights] for run in ("whole", name)
+            )
+            assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_run_folder_explains_itself(tiny_dir: Path, tmp_path: Path) -> None:

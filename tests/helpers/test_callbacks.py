@@ -1,0 +1,72 @@
+"""Checkpoints: whole or not at all, the newest kept, never between two halves of an optimiser step."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import callbacks
+from helpers.callbacks import AtomicCheckpoints, PeriodicCheckpoint
+
+
+class FakeTrainer:
+    """What the callback asks of a Trainer."""
+
+    accumulate_grad_batches = 2
+    num_training_batches = 10
+    world_size = 1
+    is_global_zero = True
+    global_step = 0
+
+    def __init__(self) -> None:
+        self.saved: list[str] = []
+
+    def save_checkpoint(self, path: Path) -> None:
+        self.saved.append(path.name)
+        path.touch()
+
+
+def test_periodic_checkpoints_lie_between_steps_and_the_newest_stay(tmp_path: Path) -> None:
+    trainer: Any = FakeTrainer()
+    periodic = PeriodicCheckpoint(tmp_path, minutes=0, keep=2)
+    for batch in range(10):
+        trainer.global_step = (batch + 1) // 2
+        periodic.on_train_batch_end(trainer, None, None, None, batch)  # type: ignore[arg-type]
+    assert trainer.saved == [f"step_0000000{n}.ckpt" for n in (1, 2, 3, 4)]  # not at the end of the epoch
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000003.ckpt", "step_00000004.ckpt"]
+
+
+def test_periodic_checkpoints_keep_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    trainer: Any = FakeTrainer()
+    periodic = PeriodicCheckpoint(tmp_path, minutes=1, keep=9)
+    for batch in range(9):
+        now[0] += 20
+        trainer.global_step = batch
+        periodic.on_train_batch_end(trainer, None, None, None, batch)  # type: ignore[arg-type]
+    assert len(trainer.saved) == 2  # after 80 s and 160 s, where a step ends
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, saver = tmp_path / "last.ckpt", AtomicCheckpoints()
+    saver.save_checkpoint({"weights": torch.ones(3)}, path)
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with caplog.at_level(logging.WARNING):
+        saver.save_checkpoint({"weights": torch.zeros(3)}, path)
+    assert "No space left on device" in caplog.text
+    assert torch.equal(torch.load(path, weights_only=True)["weights"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]

@@ -1,0 +1,96 @@
+"""The folder of a run explains itself, and records that cannot be written do not end it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import config
+from errors import UserError
+from helpers import run_folder
+from helpers.trackers import Unfailing, make_loggers
+
+
+def test_the_newest_checkpoint_continues_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "name"
+    folder.mkdir(parents=True)
+    options = config.StrongOptions(output_dir=tmp_path / "runs", experiment_name="name", resume=Path("newest"))
+    with pytest.raises(UserError, match="--resume is name"):
+        run_folder.resume_checkpoint(options)
+    for name in ("step_00000009.ckpt", "last.ckpt", "step_00000010.ckpt", "best.ckpt"):
+        (folder / name).touch()
+        time.sleep(0.02)
+    assert run_folder.resume_checkpoint(options) == folder / "step_00000010.ckpt"
+    options.resume = folder
+    assert run_folder.resume_checkpoint(options) == folder / "step_00000010.ckpt"
+    options.resume = folder / "last.ckpt"
+    assert run_folder.resume_checkpoint(options) == folder / "last.ckpt"
+    options.resume = tmp_path
+    with pytest.raises(UserError, match="no checkpoint"):
+        run_folder.resume_checkpoint(options)
+
+
+def test_environment_names_commit_and_versions() -> None:
+    found = json.loads(json.dumps(run_folder.environment()))
+    assert found["packages"]["torch"] and found["python"] and "commit" in found
+
+
+def test_records_that_cannot_be_written_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING):
+        run_folder.write_text(tmp_path / "file" / "metrics.json", "{}")
+    assert "was not written" in caplog.text
+
+
+def test_a_tracker_that_fails_is_told_once_and_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    class Lost:
+        def log_metrics(self, *args: Any) -> None:
+            raise ConnectionError("no route")
+
+        save = finalize = log_hyperparams = log_metrics
+
+    logger = Unfailing(Lost())  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING):
+        for step in range(3):
+            logger.log_metrics({"a": 1.0}, step)
+        logger.save()
+        logger.finalize("success")
+        logger.log_hyperparams({})
+    assert caplog.text.count("no route") == 1
+
+
+def test_a_missing_recorder_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sacred", None)
+        with pytest.raises(UserError, match="pip install sacred"):
+            make_loggers(config.StrongOptions(logger="none", recorder="sacred"), tmp_path)
+
+
+def test_rank_comes_from_any_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert run_folder.global_rank() == 0
+    for name, value in (("LOCAL_RANK", "1"), ("SLURM_PROCID", "2"), ("RANK", "3")):
+        monkeypatch.setenv(name, value)
+        assert run_folder.global_rank() == int(value)
+
+
+@pytest.mark.parametrize(("status", "told"), [("success", "COMPLETED"), ("failed", "INTERRUPTED")])
+def test_sacred_records_options_sources_and_metrics(status: str, told: str, tmp_path: Path) -> None:
+    """Runs where Sacred is installed."""
+    pytest.importorskip("sacred", reason="optional: pip install sacred")
+    (logger,) = make_loggers(config.StrongOptions(logger="none", recorder="sacred", max_lr=0.5), tmp_path)
+    logger.log_metrics({"train/loss": 1.5}, 7)
+    logger.finalize(status)
+    folder = tmp_path / "sacred" / "1"
+    content = json.loads((folder / "run.json").read_text())
+    assert content["status"] == told and content["host"]["hostname"]
+    assert any("config.py" in name for name, _ in content["experiment"]["sources"])
+    assert json.loads((folder / "config.json").read_text())["options"]["max_lr"] == 0.5
+    assert json.loads((folder / "metrics.json").read_text())["train/loss"]["values"] == [1.5]
