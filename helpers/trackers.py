@@ -145,7 +145,7 @@ class SacredLogger(Logger):
         self._experiment = Experiment(options.experiment_name, base_dir=str(Path(__file__).resolve().parents[1]))
         self._experiment.observers.append(MongoObserver(url=url) if url else FileStorageObserver(folder / "sacred"))
         self._experiment.add_config({"options": config.as_dict(options)})
-        self._experiment.main(self._wait)
+        self._experiment.main(lambda _run: self._wait(_run))  # Sacred takes functions, no methods
         self._begun, self._done = threading.Event(), threading.Event()
         self._success = False
         self._run: Any = None
@@ -165,12 +165,14 @@ class SacredLogger(Logger):
         return self._run
 
     def _record(self) -> None:
-        with contextlib.suppress(KeyboardInterrupt):  # how a run that was broken off is told to Sacred
-            self._experiment.run(options={"--capture": "no"})
-        self._begun.set()
+        try:
+            with contextlib.suppress(KeyboardInterrupt):  # how a run that was broken off is told to Sacred
+                self._experiment.run(options={"--capture": "no"})
+        finally:  # an observer may be out of reach; nobody should wait for it
+            self._begun.set()
 
-    def _wait(self, _run: Any) -> None:
-        self._run = _run
+    def _wait(self, run: Any) -> None:
+        self._run = run
         self._begun.set()
         self._done.wait()
         if not self._success:
