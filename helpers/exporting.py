@@ -44,9 +44,9 @@ class _Spectrum:
 
 @cache
 def _dft(n_fft: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and negative sines [n_fft // 2 + 1, n_fft] of the one-sided discrete Fourier transform."""
+    """Cosines and negative sines, float32 [n_fft // 2 + 1, n_fft], of the one-sided discrete Fourier transform."""
     angle = 2 * np.pi / n_fft * (np.outer(np.arange(n_fft // 2 + 1), np.arange(n_fft)) % n_fft)
-    return np.cos(angle), -np.sin(angle)
+    return np.cos(angle).astype(np.float32), -np.sin(angle).astype(np.float32)
 
 
 def _stft(
@@ -62,7 +62,7 @@ def _stft(
     """`torch.stft` of [B, N] as one convolution, whose kernels are windowed cosines and sines."""
     length = win_length or n_fft
     offset = (n_fft - length) // 2  # a short window stands in the middle of the transform
-    cosine, sine = (torch.from_numpy(w[:, offset : offset + length]).float() for w in _dft(n_fft))
+    cosine, sine = (torch.from_numpy(w[:, offset : offset + length].copy()) for w in _dft(n_fft))
     shape = torch.ones(length) if window is None else window.float()
     kernels = torch.cat([cosine * shape, sine * shape])[:, None]  # [2 * bins, 1, length]
     if center:
@@ -75,7 +75,7 @@ def _stft(
 def _rfft(x: Tensor, n: int | None = None, **_: Any) -> _Spectrum:
     """`torch.fft.rfft` over the last axis as matrix products."""
     length = int(x.shape[-1])
-    cosine, sine = (torch.from_numpy(w[:, :length].T).float() for w in _dft(n or length))
+    cosine, sine = (torch.from_numpy(w[:, :length].T.copy()) for w in _dft(n or length))
     return _Spectrum(x @ cosine, x @ sine)
 
 
@@ -110,12 +110,14 @@ def _states_before(states: Tensor, decay: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def exportable() -> Iterator[None]:
-    """Within it, what no graph can hold is replaced: complex numbers, and loops over a number of frames."""
+def exportable(*, complex_numbers: bool = False) -> Iterator[None]:
+    """Within it, what no graph can hold is replaced: loops over frames and, unless allowed, complex numbers."""
     from models.sequence import mamba, min_gru
 
-    places = [(torch, "stft", _stft), (torch.fft, "rfft", _rfft)]
-    places += [(min_gru, "min_gru_scan", _min_gru_scan), (mamba, "_states_before", _states_before)]
+    places: list[tuple[Any, str, Any]] = [(min_gru, "min_gru_scan", _min_gru_scan)]
+    places += [(mamba, "_states_before", _states_before)]
+    if not complex_numbers:
+        places += [(torch, "stft", _stft), (torch.fft, "rfft", _rfft)]
     kept = [getattr(module, name) for module, name, _ in places]
     for module, name, function in places:
         setattr(module, name, function)
@@ -193,14 +195,11 @@ def export_onnx(model: nn.Module, path: Path, *, half: bool = False) -> bool:
     """
     onnx = require("onnx")
     require("onnxscript")
-    wrapper, any_length = WaveformToScores(model).eval(), True
+    # Transformers cut audio above 10 s into windows, in ways that depend on the length and that no graph can hold.
+    any_length = getattr(model.model, "window_frames", None) is None
     with _quiet(), exportable(), torch.no_grad():
-        try:
-            graph = _onnx_graph(wrapper, any_length=True)
-        except Exception:
-            # Windows inside the network (transformers, above 10 s) depend on the length in ways no graph can hold.
-            any_length = False
-            graph = _onnx_graph(wrapper, any_length=False)
+        graph = _onnx_graph(WaveformToScores(model).eval(), any_length=any_length)
+    _strip(graph.graph)
     outputs = {value.name: value for value in graph.graph.output}
     graph.graph.output.remove(outputs[MEL])  # keeps its name inside the graph, where backends cut it
     length = None if any_length else EXAMPLE_SECONDS * SAMPLE_RATE
@@ -214,6 +213,14 @@ def export_onnx(model: nn.Module, path: Path, *, half: bool = False) -> bool:
 def _example() -> Tensor:
     """10 s of noise, twice."""
     return torch.randn(2, EXAMPLE_SECONDS * SAMPLE_RATE) * 0.1
+
+
+def _strip(graph: Any) -> None:
+    """Take out what the exporter notes for its developers: lines of source code and paths of this machine."""
+    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        item.ClearField("metadata_props")
+    graph.ClearField("metadata_props")
 
 
 def _halve_weights(onnx: Any, graph: Any) -> None:
@@ -266,7 +273,7 @@ def export_openvino(onnx_path: Path, path: Path) -> None:
 
 def export_torchscript(model: nn.Module, path: Path) -> None:
     """Write a model as TorchScript, for LibTorch: `waveform` in, (`frames`, `clip`, mel) out."""
-    with _quiet(), torch.no_grad():
+    with _quiet(), exportable(complex_numbers=True), torch.no_grad():
         traced = torch.jit.trace(WaveformToScores(model).eval(), (_example(),), check_trace=False)
         torch.jit.save(traced, str(path), _extra_files={f"{METADATA}.json": json.dumps(metadata(model))})
 

@@ -13,6 +13,8 @@ from errors import UserError
 from helpers.backends import INPUT, MEL, METADATA, OUTPUTS, TUNING_KEYS, Backend
 
 Scores = tuple[np.ndarray, np.ndarray]
+CHECKED_SAMPLES = 160_000
+LARGEST_ERROR = 0.1  # of a probability in low precision
 
 
 def _metadata(text: str | None, path: Path) -> dict[str, Any]:
@@ -105,6 +107,18 @@ class OpenVINOBackend:
         else:
             front, net = _cut(openvino, model, self._core.read_model(path))
             self._front, self._net = self._compile(front, "f32"), self._compile(net, self._precision)
+            self._refuse_if_wrong(net, precision)
+
+    def _refuse_if_wrong(self, net: Any, precision: str) -> None:
+        """Compare with float32 on one window: some networks multiply too many numbers for a short mantissa."""
+        rng = np.random.default_rng(0)
+        window = 0.1 * rng.standard_normal((1, self.length or CHECKED_SAMPLES)).astype(np.float32)
+        short, self._net = self._net, self._compile(net, "f32")
+        expected = self(window)[0]
+        self._net = short
+        error = np.abs(self(window)[0] - expected)
+        if not error.max() < LARGEST_ERROR:  # NaN included
+            raise UserError(f"--precision is {precision}: {self.name} does not survive it; choose 32-true")
 
     def _compile(self, model: Any, precision: str) -> Any:
         return self._core.compile_model(

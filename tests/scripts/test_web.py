@@ -1,0 +1,59 @@
+"""The demo page: what it makes of a file; the page itself where gradio is installed."""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+
+import pytest
+import soundfile
+
+import web
+from errors import UserError
+from helpers.detector import Detector
+from tests.tone_model import ToneModel, tones
+
+
+@pytest.fixture
+def detector():
+    return Detector(ToneModel(), detection_thresholds=[0.5])
+
+
+@pytest.fixture
+def audio_file(tmp_path):
+    path = tmp_path / "a & b.wav"
+    soundfile.write(path, tones(5, [(1, 2, "Siren")]), 16_000)
+    return str(path)
+
+
+def test_a_file_becomes_a_report_and_files(detector, audio_file, tmp_path):
+    frame, files = web.listen(detector, audio_file, tmp_path / "out")
+    match = re.fullmatch(r'<iframe srcdoc="([^"]*)" style="[^"]*"></iframe>', frame)
+    assert match
+    assert html.unescape(match[1]) == (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    names = [path.rpartition("/")[2] for path in files]
+    assert names == ["events.tsv", "events.csv", "events.json", "events.audacity.txt", "report.html"]
+    assert "Siren" in (tmp_path / "out" / "events.tsv").read_text()
+
+
+def test_mistakes(detector, tmp_path):
+    with pytest.raises(UserError, match="drop or record"):
+        web.listen(detector, None, tmp_path)
+    (tmp_path / "x.wav").write_text("no audio")
+    with pytest.raises(UserError, match="cannot be read as audio"):
+        web.listen(detector, str(tmp_path / "x.wav"), tmp_path)
+
+
+def test_without_gradio_the_command_that_installs_it_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(SystemExit) as stop:
+        web.main([])
+    assert stop.value.code == 2 and "pip install gradio" in capsys.readouterr().err
+
+
+def test_the_page_is_built(detector):
+    gradio = pytest.importorskip("gradio")
+    page = web.build_page(gradio, detector)
+    kinds = {type(block).__name__ for block in page.blocks.values()}
+    assert {"Audio", "Button", "HTML", "Files"} <= kinds
