@@ -43,6 +43,7 @@ from helpers.run_folder import (
 from helpers.sync_batchnorm import synchronise
 from helpers.teacher import Teacher
 from helpers.trackers import make_loggers
+from helpers.validation_views import ShowValidation
 from models.checkpoints import read_checkpoint
 from models.sed_model import SEDModel, create_model
 
@@ -128,7 +129,7 @@ def _callbacks(options: Any, folder: Path, logs: bool) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = [ProgressBar(), ValidateLastEpoch()]
     if options.ema > 0:
         callbacks.append(EMAWeightAveraging(decay=options.ema))
-    callbacks.append(GracefulInterrupt(folder))
+    callbacks += [GracefulInterrupt(folder), ShowValidation(folder)]
     if logs:
         callbacks.append(LearningRateMonitor(logging_interval="step"))
     if options.save_model:
