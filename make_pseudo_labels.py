@@ -1,0 +1,124 @@
+"""Write the logits of a teacher, or the mean of several, for all clips of a split: the labels of a distillation.
+
+python make_pseudo_labels.py --data_dir=DIR --teachers BEATs_strong_1 ATST-F_strong_1 --out=teacher.hdf
+python make_pseudo_labels.py --data_dir=DIR --teachers runs/a/best.ckpt runs/b/best.ckpt --num_devices=2
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy waiting starves the data workers
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import config
+from errors import UserError, exit_on_user_error
+
+if TYPE_CHECKING:
+    from models import SEDModel
+
+log = logging.getLogger("efficientsed")
+
+
+@dataclass
+class PseudoLabelOptions:
+    """Write the mean logits of one or several teachers for all clips of a split."""
+
+    data_dir: Path | None = config.option(None, "folder with the HDF5 files (default: variable AUDIOSET_DIR)")
+    split: str = config.option("train", "which clips", choices=("train", "eval"))
+    clips: str = config.option("strong", "those with strong labels, or all of the split", choices=("strong", "all"))
+    teachers: list[str] = config.option([], "checkpoint files of our own training, or names of released checkpoints")
+    out: Path = config.option(Path("pseudo_labels.hdf"), "HDF5 to write (223 KB per clip; smaller: docs/data.md)")
+    overwrite: bool = config.option(False, "replace that file")
+    batch_size: int = config.option(32, "clips per batch and device", low=1)
+    num_workers: int = config.option(16, "data loading processes, at most one per core; 0: none", low=0)
+    num_devices: int = config.option(1, "devices per node", low=1)
+    num_nodes: int = config.option(1, "machines", low=1)
+    accelerator: str = config.option("auto", "device to compute on", choices=("auto", "cpu", "cuda", "gpu", "mps"))
+    strategy: str = config.option("auto", "how several devices share the work", choices=("auto", "ddp"))
+    precision: str = config.option("32", "arithmetic of the networks", choices=config.PRECISIONS)
+
+    def check(self) -> None:
+        """Raise UserError where something is missing or in the way."""
+        if not self.teachers:
+            raise UserError("--teachers is missing: name checkpoint files or released checkpoints")
+        if self.out.exists() and not self.overwrite and "RANK" not in os.environ and "LOCAL_RANK" not in os.environ:
+            config.refuse("out", self.out, "the file exists; add --overwrite to replace it")
+
+
+def load_teacher(name: str) -> SEDModel:
+    """A detector from a file of our own training, or a released one by the name of its card."""
+    from models import cards, create_model, load_model
+    from models.registry import unknown_name
+
+    if Path(name).is_file():
+        return load_model(name)
+    if name not in cards():
+        if Path(name).suffix:
+            raise UserError(f"--teachers is {name}: there is no such file")
+        raise unknown_name("teacher", name, cards())
+    card = cards()[name]
+    return create_model(
+        card.backbone, seq_model_type=card.seq_model_type, seq_model_dim=card.seq_model_dim or 256, pretrained=name
+    )
+
+
+@exit_on_user_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Options -> clips, ensemble, trainer -> parts -> file."""
+    options = config.parse(PseudoLabelOptions, sys.argv[1:] if argv is None else argv)
+    data_dir = config.data_dir(options.data_dir)
+
+    import pytorch_lightning as pl
+    import torch
+    from torch.utils.data import DataLoader
+
+    from data_util.audioset import AudioSetStrong, AudioSetWeak
+    from helpers import devices, run
+    from helpers.pseudo_labelling import BatchesOfRank, Ensemble, PartFolder
+
+    run.prepare()
+    strong = options.clips == "strong"
+    clips = AudioSetStrong(data_dir, options.split) if strong else AudioSetWeak(data_dir, options.split)
+    clips.replace_corrupt = False  # such clips are left out: in training, their hard labels stand in
+    teachers = [load_teacher(name) for name in options.teachers]
+
+    request = [str(data_dir.resolve()), options.split, options.clips, options.precision, str(options.batch_size)]
+    parts = PartFolder(options.out, "\n".join([*request, f"{len(clips)} clips", *options.teachers]))
+    parts.prepare()
+    n_batches = -(-len(clips) // options.batch_size)
+    missing = parts.missing(n_batches)
+    log.info("%d clips, %d of %d batches to do, %d teachers", len(clips), len(missing), n_batches, len(teachers))
+
+    device = devices.accelerator(options)  # type: ignore[arg-type]
+    trainer = pl.Trainer(
+        accelerator=device,
+        devices=options.num_devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy,
+        precision=devices.precision(options, device),  # type: ignore[arg-type]
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=[run.ProgressBar()],
+    )
+    batches = BatchesOfRank(missing, len(clips), options.batch_size)
+    workers = devices.n_workers(options)  # type: ignore[arg-type]
+    loader = DataLoader(clips, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available())
+    if missing:
+        trainer.predict(Ensemble(teachers, parts, options.batch_size), loader, return_predictions=False)
+    trainer.strategy.barrier()
+    if trainer.is_global_zero:
+        n_clips = parts.merge(n_batches)
+        log.info("%s: logits of %d clips, %d could not be decoded", options.out, n_clips, len(clips) - n_clips)
+
+
+if __name__ == "__main__":
+    main()
