@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class ShowValidation(pl.Callback):
         write_text(self.folder / TABLE_FILE, text.getvalue())
         for logger in trainer.loggers:
             if isinstance(logger, Unfailing):
-                logger.attempt(lambda logger=logger: self._send(logger.logger, per_class, trainer.global_step))
+                logger.attempt(partial(self._send, logger.logger, per_class, trainer.global_step))
 
     def _send(self, tracker: Any, per_class: Mapping[str, Mapping[str, float]], step: int) -> None:
         if isinstance(tracker, WandbLogger):
