@@ -17,6 +17,7 @@ from pytorch_lightning.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
 import config
+from data_util.processes import keep_freed_memory
 from data_util.samplers import BalancedSampler, EpochSampler, EvalSampler, ShuffleSampler
 from helpers import teacher as teachers
 from helpers.callbacks import (
@@ -182,6 +183,7 @@ def make_loader(
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=keep_freed_memory,
     )
 
 
