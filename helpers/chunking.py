@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 SAMPLES_PER_FRAME = 640  # 16,000 samples per second / 25 frames per second
+# Audio shorter than a window: measured on pieces of 1 to 4 s, the network hears more when they are not filled up with
+# silence. Few different lengths let batches fill, and spare runtimes that prepare for each length.
+SHORT_STEP, SHORTEST = 5, 25  # frames
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,14 @@ class WindowPlan:
         overlap: frames shared by neighbouring windows, 0 <= overlap < window. With 0 the windows stand side by
             side and the last one is zero-padded; otherwise the last one is moved back to end with the audio.
         samples_per_frame: samples that one frame stands for.
+        pad_short: fill audio that is shorter than a window with zeros, which the published form does and which some
+            networks need; otherwise its window is as long as the audio (up to `SHORT_STEP` frames more).
     """
 
     window: int = 250
     overlap: int = 50
     samples_per_frame: int = SAMPLES_PER_FRAME
+    pad_short: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.window:
@@ -39,6 +45,12 @@ class WindowPlan:
         """Samples in a window."""
         return self.window * self.samples_per_frame
 
+    def only_window(self, n_frames: int) -> int:
+        """Frames of the only window of an audio of `n_frames` frames, at most those of a window."""
+        if self.pad_short or self.overlap == 0:
+            return self.window
+        return min(self.window, max(SHORTEST, -(-n_frames // SHORT_STEP) * SHORT_STEP))
+
     def count_frames(self, n_samples: int) -> int:
         """Frames of an audio of `n_samples` samples; the last one may be cut short by the end."""
         return -(-n_samples // self.samples_per_frame)
@@ -48,7 +60,7 @@ class WindowSplitter:
     """Cut audio that arrives in pieces of any size into windows.
 
     `push` and `finish` yield (first frame, samples [window_samples]); only the last window of the audio can hold
-    zeros at its end.
+    zeros at its end, and only a window that is alone can be shorter.
     """
 
     def __init__(self, plan: WindowPlan) -> None:
@@ -80,7 +92,8 @@ class WindowSplitter:
             return
         start = self._next if plan.overlap == 0 else max(0, n_frames - plan.window)
         begin = len(self._kept) - self.n_samples + start * plan.samples_per_frame
-        window = np.zeros(plan.window_samples, np.float32)
+        length = plan.window if start > 0 else plan.only_window(n_frames)
+        window = np.zeros(length * plan.samples_per_frame, np.float32)
         tail = self._kept[begin:]
         window[: len(tail)] = tail
         yield start, window
@@ -112,17 +125,18 @@ class ScoreBlender:
         self._weight: np.ndarray = np.zeros(0, np.float32)
 
     def add(self, start: int, scores: np.ndarray) -> np.ndarray:
-        """Take the scores [C, window] of the window that starts at frame `start`.
+        """Take the scores [C, frames] of the window that starts at frame `start`.
 
         Returns: the final scores [C, t] of the frames before `start` that have not been returned yet.
         """
         if self._sum is None:
             self._sum = np.zeros((len(scores), 0), np.float32)
-        n_new = start - self._start + self.plan.window - len(self._weight)
+        n_frames = scores.shape[1]
+        n_new = start - self._start + n_frames - len(self._weight)
         total = np.pad(self._sum, ((0, 0), (0, n_new)))
         weight = np.pad(self._weight, (0, n_new))
-        total[:, start - self._start :] += scores * self._weights
-        weight[start - self._start :] += self._weights
+        total[:, start - self._start :] += scores * self._weights[:n_frames]
+        weight[start - self._start :] += self._weights[:n_frames]
         done = start - self._start
         block = total[:, :done] / weight[:done]
         self._sum, self._weight, self._start = total[:, done:], weight[done:], start

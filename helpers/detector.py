@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,7 @@ class Detector:
         length = self.backend.length
         if length is not None and length != self.options.plan.window_samples:
             refuse("window", self.options.window, f"this exported model takes {length / SAMPLE_RATE:g} s")
+        self.plan = replace(self.options.plan, pad_short=length is not None)
         self._all_classes = class_names(self.backend.labels)
         self._kept = select_classes(self._all_classes, self.options.include, self.options.exclude)
         self._keeps_all = len(self._kept) == len(self._all_classes)
@@ -166,7 +167,7 @@ class Detector:
         Yields:
             Each job with its result as soon as that is known; a file that cannot be read gives a `Failure`.
         """
-        plan, size = self.options.plan, self.options.batch_size
+        plan, size = self.plan, self.options.batch_size
         running: dict[Job, _Open] = {}
         batch: list[Window] = []
         for item in read_jobs(jobs, plan, n_threads=n_threads, depth=2 * size):
@@ -188,19 +189,19 @@ class Detector:
 
     def _run(self, batch: list[Window], running: dict[Job, _Open], on_window: Callable[[Job, int], None]) -> None:
         """Compute a batch and hand the scores to the jobs; one that has failed meanwhile is no longer there."""
-        if not batch:
-            return
-        strong, weak = self.scores(np.stack([window.samples for window in batch]))
-        for window, frames, tags in zip(batch, strong, weak, strict=True):
-            if window.job in running:
-                running[window.job].clip.add(window.start, frames, tags)
-                running[window.job].waiting -= 1
-                on_window(window.job, window.start)
+        for length in sorted({len(window.samples) for window in batch}):
+            equal = [window for window in batch if len(window.samples) == length]
+            strong, weak = self.scores(np.stack([window.samples for window in equal]))
+            for window, frames, tags in zip(equal, strong, weak, strict=True):
+                if window.job in running:
+                    running[window.job].clip.add(window.start, frames, tags)
+                    running[window.job].waiting -= 1
+                    on_window(window.job, window.start)
 
     def scores(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of the kept classes per frame [B, C, T], and of all tags [B, Cw], of windows [B, N]."""
         strong, weak = self.backend(windows)
-        expected = (len(self.backend.labels), windows.shape[1] // self.options.plan.samples_per_frame)
+        expected = (len(self.backend.labels), windows.shape[1] // self.plan.samples_per_frame)
         if strong.shape[1:] != expected:
             raise ValueError(f"expected scores [B, {expected[0]}, {expected[1]}], the model gave {strong.shape}")
         return self.select(strong), weak

@@ -47,14 +47,14 @@ class _SlidingScorer:
     """Runs the network over the newest window; right for every model, and as costly as a window per hop."""
 
     def __init__(self, detector: Detector) -> None:
-        self.detector, self.keep = detector, detector.options.plan.window
+        self.detector = detector
 
     def __call__(self, samples: np.ndarray, n_frames: int, n_ahead: int) -> np.ndarray:
-        window = np.zeros(self.keep * SAMPLES_PER_FRAME, np.float32)
-        newest = samples[-len(window) :]
-        window[: len(newest)] = newest
+        heard = -(-len(samples) // SAMPLES_PER_FRAME)
+        window = np.zeros(self.detector.plan.only_window(heard) * SAMPLES_PER_FRAME, np.float32)
+        window[: len(samples)] = samples
         strong, _ = self.detector.scores(window[None])
-        end = -(-len(newest) // SAMPLES_PER_FRAME) - n_ahead
+        end = heard - n_ahead
         return strong[0, :, end - n_frames : end]
 
 
@@ -62,7 +62,7 @@ class _CausalScorer:
     """Computes the embedding of new frames only, and runs the causal sequence model over the kept ones."""
 
     def __init__(self, detector: Detector) -> None:
-        self.detector, self.keep = detector, detector.options.plan.window
+        self.detector, self.keep = detector, detector.plan.window
         self._history: np.ndarray | None = None  # embeddings [frames, features]
 
     def __call__(self, samples: np.ndarray, n_frames: int, n_ahead: int) -> np.ndarray:
@@ -104,7 +104,7 @@ class EventStream:
     ) -> None:
         self.detector, self.decoding = detector, detector.decoding
         self.hop, self.lookahead = to_frames(hop), to_frames(lookahead)
-        window = detector.options.plan.window
+        window = detector.plan.window
         if self.hop < 1 or self.lookahead < 0 or self.hop + self.lookahead > window:
             raise UserError(
                 f"hop {hop:g} s and lookahead {lookahead:g} s of a stream must fit into the window of "
@@ -165,7 +165,7 @@ class EventStream:
 
     def _aligned(self, end: int) -> np.ndarray:
         """The newest samples before sample `end` of the stream, from the start of a frame on, a window at most."""
-        begin = max(0, -(-end // SAMPLES_PER_FRAME) - self.detector.options.plan.window) * SAMPLES_PER_FRAME
+        begin = max(0, -(-end // SAMPLES_PER_FRAME) - self.detector.plan.window) * SAMPLES_PER_FRAME
         first = self._n_samples - len(self._samples)
         return self._samples[begin - first : end - first]
 

@@ -22,7 +22,7 @@ def split(plan: WindowPlan, audio: np.ndarray, pieces: int) -> list[tuple[int, n
 @pytest.mark.parametrize("n_samples", [1, 3, 99, 100, 101, 176, 177, 240, 1000, 1001])
 @pytest.mark.parametrize("overlap", [0, 1, 6, 12])
 def test_windows_cover_the_audio(n_samples, overlap):
-    plan = WindowPlan(25, overlap, 4)
+    plan = WindowPlan(25, overlap, 4, pad_short=True)
     audio = np.arange(1, n_samples + 1, dtype=np.float32)
     padded = np.concatenate([audio, np.zeros(200, np.float32)])
     windows = split(plan, audio, 1)
@@ -37,6 +37,16 @@ def test_windows_cover_the_audio(n_samples, overlap):
     assert len(windows) == max(1, -(-(n_frames - overlap) // (25 - overlap)))  # no window too many
     if overlap and len(windows) > 1:
         assert starts[-1] + 25 == n_frames  # the last one is moved back, not padded with silence
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "expected"), [(1, 25), (25, 25), (26, 30), (120, 120), (121, 125), (249, 250), (250, 250)]
+)
+def test_audio_shorter_than_a_window_is_hardly_padded(n_frames, expected):
+    for overlap, length in ((50, expected), (0, 250)):  # overlap 0: the published form
+        windows = split(WindowPlan(250, overlap, 4), np.ones(n_frames * 4 - 1, np.float32), 1)
+        assert [(start, len(window)) for start, window in windows] == [(0, length * 4)]
+        assert windows[0][1].sum() == n_frames * 4 - 1
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 13, 400])
@@ -62,7 +72,7 @@ def test_empty_audio_has_no_windows():
 @pytest.mark.parametrize("n_frames", [1, 24, 25, 26, 44, 45, 200, 237])
 @pytest.mark.parametrize("overlap", [0, 6, 12])
 def test_blending_equals_the_weighted_mean(n_frames, overlap):
-    plan = WindowPlan(25, overlap, 4)
+    plan = WindowPlan(25, overlap, 4, pad_short=True)
     rng = np.random.default_rng(n_frames)
     starts = [start for start, _ in split(plan, np.zeros(n_frames * 4, np.float32), 1)]
     scores = [rng.random((3, 25)).astype(np.float32) for _ in starts]
