@@ -14,7 +14,7 @@ from helpers.backends import INPUT, MEL, METADATA, OUTPUTS, TUNING_KEYS, Backend
 
 Scores = tuple[np.ndarray, np.ndarray]
 CHECKED_SAMPLES = 160_000
-LARGEST_ERROR = 0.1  # of a probability in low precision
+LARGEST_ERROR = 0.1  # of 99.9 % of the probabilities in low precision
 
 
 def _metadata(text: str | None, path: Path) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class OpenVINOBackend:
         expected = self(window)[0]
         self._net = short
         error = np.abs(self(window)[0] - expected)
-        if not error.max() < LARGEST_ERROR:  # NaN included
+        if not np.quantile(error, 0.999) < LARGEST_ERROR:  # NaN included
             raise UserError(f"--precision is {precision}: {self.name} does not survive it; choose 32-true")
 
     def _compile(self, model: Any, precision: str) -> Any:
