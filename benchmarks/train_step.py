@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import config
-from helpers import optim
+from helpers import optim, run
 from helpers.lit_module import SEDModule, step_generator
 from models import SEDModel, create_model
 from models.mel import kaldi_mel_bank
@@ -74,7 +74,7 @@ def our_step(name: str, batch: dict[str, Tensor], device: str, precision: str) -
     model = build(name)
     module = SEDModule(model, options).to(device)
     if device == "cpu":
-        module.to(memory_format=torch.channels_last)  # as helpers.run.fit does
+        run.prepare_for_cpu(module)
     groups = optim.parameter_groups(model, backbone_lr=MAX_LR, seq_lr=MAX_LR, lr_decay=LR_DECAY)
     optimizer = optim.build_optimizer(groups, adamw=False)
     scaler = torch.amp.GradScaler(device, enabled=precision == "16-mixed")
