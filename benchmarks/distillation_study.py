@@ -47,7 +47,7 @@ TRAINING = [
 FIGURE = "val/psds1_macro_averaged"
 
 
-def call(*words: str | Path) -> None:
+def call(*words: str | int | Path) -> None:
     """Run a script of the project; stops the study where it fails."""
     print(f"$ python {' '.join(map(str, words))}", flush=True)
     done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
