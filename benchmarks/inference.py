@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -93,7 +94,11 @@ def through(detector: Detector, paths: list[Path]) -> int:
 
 def make_detector(model: SEDModel, backend: str, precision: str) -> Detector:
     """A detector with that backend; UserError where it is not installed."""
-    options = {"batch_size": BATCH_SIZE, "detection_thresholds": THRESHOLDS, "median_window": MEDIAN_WINDOW}
+    options: dict[str, Any] = {
+        "batch_size": BATCH_SIZE,
+        "detection_thresholds": THRESHOLDS,
+        "median_window": MEDIAN_WINDOW,
+    }
     if backend == "torch":
         return Detector(model, precision=precision, **options)
     return Detector(RUNTIMES[backend](cached_onnx(model), precision=precision), **options)

@@ -197,8 +197,8 @@ def score_blocks():
 
 
 def test_scores_by_sed_scores_eval(tmp_path):
-    from sed_scores_eval.base_modules.scores import validate_score_dataframe
     from sed_scores_eval import io
+    from sed_scores_eval.base_modules.scores import validate_score_dataframe
 
     scores, blocks = score_blocks()
     (tmp_path / "scores").mkdir()
