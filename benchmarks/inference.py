@@ -64,7 +64,7 @@ def make_files(folder: Path, n_clips: int) -> list[Path]:
 def quiet(model: SEDModel) -> SEDModel:
     """The model with so low biases that about one class in fifty is heard, as in real recordings."""
     with torch.no_grad():
-        model.strong_head.bias -= 2.5
+        model.strong_head.bias -= 2.5  # type: ignore[misc]
     return model
 
 
@@ -89,7 +89,7 @@ def plain(model: SEDModel, paths: list[Path]) -> int:
 def through(detector: Detector, paths: list[Path]) -> int:
     """All files through a detector; counts events."""
     results = detector.detect_many((Job(str(path)) for path in paths), n_threads=2)
-    return sum(len(table) for _, result in results for table in result.tables.values())  # type: ignore[union-attr]
+    return sum(len(table) for _, result in results for table in result.tables.values())  # type: ignore[union-attr, misc]
 
 
 def make_detector(model: SEDModel, backend: str, precision: str) -> Detector:
