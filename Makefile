@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    install, make a small data set, train, evaluate, detect (about 10 minutes on 2 cores)"
+	@echo "make demo    install, make a small data set, train, evaluate, detect (about 4 minutes on 2 cores)"
 	@echo "make test    install, run all tests"
 	@echo "make lint    ruff, format check, mypy"
 	@echo "make bench   run all benchmarks"
