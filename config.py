@@ -351,6 +351,8 @@ FILES = (
 
 def check_common(options: Any) -> None:
     """Relations between options that several scripts share."""
+    if getattr(options, "resume", None) is not None and getattr(options, "evaluate", False):
+        refuse("resume", options.resume, "it continues a training; to evaluate, name the weights with --checkpoint")
     if getattr(options, "weight_decay", 0) > 0 and not options.adamw:
         refuse("weight_decay", options.weight_decay, "above 0 it needs --adamw")
     if getattr(options, "median_window", 1) % 2 == 0:

@@ -78,7 +78,7 @@ def main() -> None:
     best = f"--checkpoint={out / 'trained' / 'best.ckpt'}"
     script = "ex_audioset_strong.py"
 
-    run("-m", "data_util.synthetic", "--out", data, "--train", "480", "--eval", "96", "--seed", "1")
+    run("-m", "data_util.synthetic", "--out", data, "--train", "480", "--eval", "96", "--seed", "1", "--overwrite")
     run(script, *MODEL, "--pretrained=scratch", "--evaluate", *runs, "--experiment_name=untrained")
     run(script, *MODEL, "--pretrained=scratch", *SHORT_TRAINING, *runs, "--experiment_name=trained")
     run(script, best, "--evaluate", *runs, "--experiment_name=evaluated")
