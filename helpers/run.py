@@ -272,6 +272,7 @@ def fit(trainer: pl.Trainer, module: SEDModule, train_batches: Any, eval_batches
     if options.sync_batchnorm:
         synchronise(module.model, trainer.strategy.root_device.type)
     if options.compile:
+        torch._dynamo.config.suppress_errors = True  # what this machine's compiler refuses runs as it is
         module.model.compile()  # in place: names of weights stay as they are
     try:
         trainer.fit(module, train_batches, eval_batches, ckpt_path=checkpoint, weights_only=True)
