@@ -1,6 +1,6 @@
 """From an option dataclass to a command line: conversion, checks, `--config FILE.yaml`, errors of one line.
 
-This module imports neither torch nor the project.
+Of the project, this module imports `atomic` and `errors` alone, and no torch: wrong options are refused at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from atomic import replacing
 from errors import UserError
 
 T = TypeVar("T")
@@ -30,12 +31,14 @@ def option(
     low: float | None = None,
     high: float | None = None,
     const: Any = None,
+    kept: bool = True,
 ) -> Any:
     """A dataclass field with its help text and its allowed values (bounds are inclusive).
 
-    `const`: value that the option has when it is named without one.
+    `const`: value that the option has when it is named without one. `kept`: whether it describes the experiment, so
+    that `write_yaml` writes it; False for what one call of the command line asks for.
     """
-    metadata = {"help": help, "choices": choices, "low": low, "high": high, "const": const}
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "const": const, "kept": kept}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -203,7 +206,10 @@ def as_dict(options: Any) -> dict[str, Any]:
 
 
 def write_yaml(options: Any, path: Path) -> None:
-    """Write the resolved options so that `--config` reads them back."""
+    """Write the resolved options that describe the experiment so that `--config` reads them back."""
     import yaml
 
-    path.write_text(yaml.safe_dump(as_dict(options), sort_keys=False), encoding="utf-8")
+    values = as_dict(options)
+    kept = {f.name: values[f.name] for f in dataclasses.fields(options) if f.metadata["kept"]}
+    with replacing(path) as part:
+        part.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")

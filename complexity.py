@@ -16,8 +16,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
+from atomic import replacing
 from config import SEQUENCE_MODELS, option, parse, refuse
-from data_util.files import replacing
 from errors import exit_on_user_error
 from helpers.backends import check_device
 from helpers.complexity import N_SAMPLES, clips_per_second, deepspeed_macs, processor_name

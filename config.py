@@ -42,11 +42,16 @@ class RunOptions:
 
     experiment_name: str = option("experiment", "name of the run: its folder and its name in W&B")
     output_dir: Path = option(Path("runs"), "folder of all runs; this one goes to OUTPUT_DIR/EXPERIMENT_NAME")
-    overwrite: bool = option(False, "write into the run's folder although it exists (default: NAME-2, NAME-3, ...)")
-    resume: Path | None = option(
-        None, "continue a run: its folder or a checkpoint in it; alone: the newest of this name", const=Path("newest")
+    overwrite: bool = option(
+        False, "write into the run's folder although it exists (default: NAME-2, NAME-3, ...)", kept=False
     )
-    evaluate: bool = option(False, "only evaluate, do not train")
+    resume: Path | None = option(
+        None,
+        "continue a run: its folder or a checkpoint in it; alone: the newest of this name",
+        const=Path("newest"),
+        kept=False,
+    )
+    evaluate: bool = option(False, "only evaluate, do not train", kept=False)
     save_model: bool = option(True, "keep the best and the last checkpoint")
     seed: int = option(0, "seed of all random numbers", low=0)
     num_workers: int = option(16, "data loading processes, at most one per core; 0: none", low=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_util.files import replacing
+from atomic import replacing
 from data_util.label_files import read_strong_tsv
 from data_util.labels import Events, Vocabulary
 

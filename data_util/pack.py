@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from data_util.files import replacing
+from atomic import replacing
 from data_util.hdf5_dataset import PackedRows
 from data_util.pack_clip import PackedClip, pack_clip
 from data_util.pack_labels import read_wanted

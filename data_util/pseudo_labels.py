@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from data_util.files import replacing
+from atomic import replacing
 from data_util.hdf5_dataset import LazyHdf5, clip_id_of_name, entry, open_hdf5, refuse_entry
 from data_util.labels import CLIP_FRAMES
 from data_util.logit_codec import decode_logits, encode_logits

@@ -22,8 +22,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from atomic import replacing
 from data_util.audio import CLIP_SECONDS
-from data_util.files import replacing
 from data_util.hdf5_dataset import PackedRows
 from data_util.label_files import STRONG_COLUMNS
 from data_util.labels import load_vocabulary

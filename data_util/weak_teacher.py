@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_util.files import replacing
+from atomic import replacing
 from data_util.hdf5_dataset import clip_id_of_name
 from errors import UserError, exit_on_user_error
 

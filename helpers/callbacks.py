@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from data_util.files import replacing
+from atomic import replacing
 from helpers.run_folder import LAST, PERIODIC
 
 log = logging.getLogger("efficientsed")

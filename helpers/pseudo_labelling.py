@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
-from data_util.files import replacing
+from atomic import replacing
 from data_util.pseudo_labels import DENSE
 from data_util.samplers import rank_and_world
 from errors import UserError

@@ -21,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 
 import config
-from data_util.files import replacing
+from atomic import replacing
 
 log = logging.getLogger("efficientsed")
 

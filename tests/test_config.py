@@ -112,6 +112,28 @@ def test_round_trip_through_yaml(tmp_path: Path) -> None:
     assert config.parse(config.StrongOptions, ["--config", str(tmp_path / "config.yaml")]) == options
 
 
+def test_what_one_call_asks_for_is_no_part_of_the_experiment(tmp_path: Path) -> None:
+    options = config.parse(config.StrongOptions, ["--evaluate", "--overwrite", "--batch_size=3"])
+    config.write_yaml(options, tmp_path / "config.yaml")
+    written = config.read_yaml(tmp_path / "config.yaml")
+    assert written["batch_size"] == 3
+    assert not {"resume", "evaluate", "overwrite"} & written.keys()
+
+
+def test_config_files_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(self: Path, *args: object, **kwargs: object) -> int:
+        self.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    path = tmp_path / "config.yaml"
+    config.write_yaml(config.parse(config.StrongOptions, []), path)
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        config.write_yaml(config.parse(config.StrongOptions, ["--seed=1"]), path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_switches_have_opposites() -> None:
     parse = config.parse
     assert parse(config.StrongOptions, ["--no_save_model"]).save_model is False
