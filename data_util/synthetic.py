@@ -1,9 +1,11 @@
 """Makes a small data set in the format of packed AudioSet, out of sounds that can be synthesised truthfully.
 
     python -m data_util.synthetic --out DIR --train 480 --eval 96 --seed 0
+    python -m data_util.synthetic --out DIR --layout dcase2016task2
 
 Writes the three HDF5 files (32 kHz MP3), both label TSVs and `synthetic.json`, which records the request: the same
-request again finds its files and does nothing. The same seed gives the same bytes.
+request again finds its files and does nothing. The same seed gives the same bytes. `--layout` chooses the layout of a
+downstream task instead: see `data_util.synthetic_layouts`.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from data_util.pack_clip import encode_mp3
 from data_util.pack_labels import pack_target
 from data_util.processes import worker_pool
 from data_util.sounds import RATE, SOUNDS, Sound
+from data_util.synthetic_layouts import MANIFEST, LayoutRequest, find_layout, make_layout
 from errors import UserError, exit_on_user_error
 
-MANIFEST = "synthetic.json"
+AUDIOSET = "audioset"  # the layout of this module
+AUDIOSET_FILES = (480, 96)  # training and evaluation clips
 BALANCED_SHARE = 0.25  # of the training clips; the rest goes into the unbalanced file
 SHIFT_SECONDS = 1.0  # largest shift of a noisy label
 EVENTS_PER_CLIP = (1, 6)
@@ -235,32 +239,54 @@ def _write_tsv(path: Path, events: Iterable[tuple[str, Event]]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m data_util.synthetic", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="folder of the data set")
-    parser.add_argument("--train", type=int, default=480, help="training clips (default: %(default)s)")
-    parser.add_argument("--eval", type=int, default=96, help="evaluation clips (default: %(default)s)")
+    parser.add_argument("--layout", default=AUDIOSET, metavar="NAME", help="data set to imitate (default: %(default)s)")
+    parser.add_argument("--train", type=int, help="training files (default: 480; other layouts have their own)")
+    parser.add_argument("--eval", type=int, help="files of each other split (default: 96; other layouts: their own)")
+    parser.add_argument("--seconds", type=float, help=f"length of a file, for other layouts than {AUDIOSET}")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(
         "--label_noise",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of the training events that are left out or shifted, half each (default: 0)",
+        help=f"share of the training events of {AUDIOSET} that are left out or shifted, half each (default: 0)",
     )
     parser.add_argument("--example", type=Path, metavar="FILE.wav", help="also write one held-out file and its events")
-    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--workers", type=int, help=f"processes for {AUDIOSET} (default: one per core)")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     return parser
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, low in (("train", 1), ("eval", 1), ("seed", 0)):
-        if getattr(args, name) < low:
-            raise UserError(f"--{name} {getattr(args, name)}: must be at least {low}")
+    for name, low in (("train", 1), ("eval", 1), ("seed", 0), ("seconds", 1)):
+        value = getattr(args, name)
+        if value is not None and not low <= value < float("inf"):
+            raise UserError(f"--{name} {value}: must be at least {low}")
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: must be at least 1")
     if not 0 <= args.label_noise <= 1:
         raise UserError(f"--label_noise {args.label_noise}: must lie in [0, 1]")
+    foreign = "seconds" if args.layout == AUDIOSET else "label_noise"
+    if getattr(args, foreign):
+        raise UserError(f"--{foreign}: --layout {args.layout} has no such option")
     if args.out is None and args.example is None:
         raise UserError("nothing to do: give --out DIR, --example FILE.wav or both")
+
+
+def _write_audioset(args: argparse.Namespace) -> str:
+    train, evaluation = args.train or AUDIOSET_FILES[0], args.eval or AUDIOSET_FILES[1]
+    request = Request(train, evaluation, args.seed, args.label_noise)
+    written = make_dataset(args.out, request, overwrite=args.overwrite, workers=args.workers)
+    return f"{args.out}: {train} training and {evaluation} evaluation clips" + ("" if written else ", as before")
+
+
+def _write_layout(args: argparse.Namespace) -> str:
+    layout = find_layout(args.layout)
+    sizes = (args.train or layout.train, args.eval or layout.eval, args.seconds or layout.seconds)
+    request = LayoutRequest(args.layout, *sizes, seed=args.seed)
+    written = make_layout(args.out, request, overwrite=args.overwrite)
+    shown = f"{request.train} training files, {request.eval} per other split, {request.seconds:g} s each"
+    return f"{args.out}: {args.layout}, {shown}" + ("" if written else ", as before")
 
 
 @exit_on_user_error()
@@ -269,11 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     _check(args)
     if args.out is not None:
-        request = Request(args.train, args.eval, args.seed, args.label_noise)
-        written = make_dataset(args.out, request, overwrite=args.overwrite, workers=args.workers)
-        print(
-            f"{args.out}: {args.train} training and {args.eval} evaluation clips" + ("" if written else ", as before")
-        )
+        print((_write_audioset if args.layout == AUDIOSET else _write_layout)(args))
     if args.example is not None:
         events = make_example(args.example, args.seed, overwrite=args.overwrite)
         print(f"{args.example}: {len(events)} events, listed in {args.example.with_suffix('.tsv')}")

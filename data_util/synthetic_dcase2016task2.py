@@ -1,0 +1,1 @@
+"""Placeholder of the layout of DCASE 2016 task 2."""
