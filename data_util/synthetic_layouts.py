@@ -23,6 +23,7 @@ MANIFEST = "synthetic.json"
 # Where layouts are registered; a new module is one more line.
 MODULES = (
     "data_util.synthetic_dcase2016task2",
+    "data_util.synthetic_own",
     "data_util.synthetic_clipwise",
 )
 

@@ -1,0 +1,303 @@
+"""One's own recordings with their labels: found, checked, and brought into one plain structure.
+
+Three ways to say what is heard where:
+
+- a table (CSV, TSV) with the columns filename, onset, offset, label;
+- label files beside the recordings, as Audacity (`NAME.txt`) or Raven (`NAME.selections.txt`) write them;
+- a folder per class, for clips of which only the class is known.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from data_util.labels import merge_intervals
+from data_util.own_annotations import Row, read_label_file, read_table
+from errors import UserError
+
+Event = tuple[float, float, str]  # onset s, offset s, label
+
+ENDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"))
+LABEL_ENDINGS = (".txt", ".audacity.txt", ".raven.txt", ".selections.txt", ".Table.1.selections.txt")
+# What programs append to the name of a recording that they cut: _chunk3, -part02, _0-10, _12.5s-22.5s
+_PIECE = re.compile(
+    r"[-_ .]+(?:(?:chunk|part|piece|seg|segment|slice|window|split)[-_ ]?\d+|\d+\.?\d*s?-\d+\.?\d*s?)$", re.I
+)
+WRONG_UNIT = 0.5  # share of the events beyond the end of their file, above which something is wrong altogether
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One annotated audio file.
+
+    Attributes:
+        name: path below the audio folder, with `/`.
+        path: where it is.
+        duration: seconds.
+        events: merged per class, sorted, within the duration.
+        group: recordings of one group stay together in a split.
+        split: train, val or test where the annotations say so, else empty.
+    """
+
+    name: str
+    path: Path
+    duration: float
+    events: tuple[Event, ...]
+    group: str
+    split: str = ""
+
+
+@dataclass
+class OwnData:
+    """Recordings with their labels.
+
+    Attributes:
+        recordings: sorted by name.
+        labels: the classes, sorted.
+        clip_labels: True: an event covers its whole recording, because only the class of the recording is known.
+        notes: what was mended or left out, one line each, with counts.
+    """
+
+    recordings: list[Recording]
+    labels: tuple[str, ...]
+    clip_labels: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def read_own_data(audio: Path, events: Path | None = None, group_column: str | None = None) -> OwnData:
+    """Read recordings and annotations.
+
+    Args:
+        audio: folder with recordings in any format that libsndfile reads, also in folders beneath.
+        events: table of annotations; None: label files beside the recordings, or a folder per class.
+        group_column: column of that table that says which recordings belong together; None: names that differ in
+            the number of a piece (`_chunk3`, `_part02`, `_10-20`) do.
+
+    Raises:
+        UserError: no audio, no annotations, a name outside the folder, a bad line, or times of the wrong unit.
+    """
+    if not audio.is_dir():
+        raise UserError(f"--audio is {audio}: there is no such folder")
+    files = _find_audio(audio)
+    clip_labels = False
+    if events is not None:
+        rows, notes = read_table(events, group_column)
+        by_file = _resolve(rows, audio, files, notes)
+    elif beside := {file: found for file in files if (found := _label_file(file))}:
+        notes = _count([f for f in files if f not in beside], "recordings without a label file were left out", audio)
+        by_file = {file: read_label_file(path, _below(file, audio)) for file, path in beside.items()}
+    else:
+        by_file, notes = _class_folders(audio, files)
+        clip_labels = True
+    notes += _count([f for f in files if f not in by_file], NOT_LISTED, audio) if events else []
+    return _assemble(audio, by_file, clip_labels, notes)
+
+
+NOT_LISTED = (
+    "recordings are not in the table and were left out (a line with nothing but the file name says that a recording "
+    "is annotated and silent)"
+)
+
+
+def _below(file: Path, audio: Path) -> str:
+    return file.relative_to(audio).as_posix()
+
+
+def _find_audio(audio: Path) -> list[Path]:
+    files = [p for p in sorted(audio.rglob("*")) if p.suffix.lower() in ENDINGS and p.is_file()]
+    files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(audio).parts)]
+    if not files:
+        raise UserError(f"--audio is {audio}: it holds no audio files ({', '.join(sorted(ENDINGS))})")
+    return files
+
+
+def _count(items: Iterable[object], what: str, audio: Path | None = None) -> list[str]:
+    """One note about some things, with the first names; no note about none."""
+    names = [_below(i, audio) if isinstance(i, Path) and audio else str(i) for i in items]
+    if not names:
+        return []
+    more = ", ..." if len(names) > 3 else ""
+    return [f"{len(names)} {what}: {', '.join(names[:3])}{more}"]
+
+
+# ---- which file a row means -----------------------------------------------------------------------------------
+
+
+def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: list[str]) -> dict[Path, list[Row]]:
+    """Rows by file; names may lack the folder or the ending where that leaves one possibility."""
+    known: dict[str, list[Path]] = {}
+    for file in files:
+        below = file.relative_to(audio)
+        for key in {below.as_posix(), below.name, below.with_suffix("").as_posix(), below.stem}:
+            known.setdefault(key, []).append(file)
+    by_file: dict[Path, list[Row]] = {}
+    missing: dict[str, None] = {}
+    for row in rows:
+        found = _find(row, audio, known)
+        if found is None:
+            missing[row.name] = None
+        else:
+            by_file.setdefault(found, []).append(row)
+    if not by_file:
+        raise UserError(f"none of the {len(missing)} files of the table is in {audio}, such as {next(iter(missing))}")
+    notes += _count(missing, "files of the table are missing and were left out")
+    return by_file
+
+
+def _find(row: Row, audio: Path, known: dict[str, list[Path]]) -> Path | None:
+    """The file of a row; UserError for a name that leads out of the folder or means several files."""
+    name = row.name.replace("\\", "/")
+    inside = os.path.relpath(os.path.normpath(os.path.join(audio.absolute(), name)), audio.absolute())
+    inside = inside.replace(os.sep, "/")
+    if inside.split("/")[0] == "..":
+        raise UserError(f"{row.where}: file {row.name!r} lies outside {audio}")
+    exact = [file for file in known.get(inside, ()) if _below(file, audio) == inside]
+    found = exact or known.get(inside, [])
+    if len(found) > 1:
+        names = " and ".join(_below(file, audio) for file in found[:2])
+        raise UserError(f"{row.where}: file {row.name!r} may be {names}; give the path below {audio}")
+    return found[0] if found else None
+
+
+def _label_file(file: Path) -> Path | None:
+    stems = (file.with_suffix(""), file)
+    return next((p for s in stems for e in LABEL_ENDINGS if (p := Path(f"{s}{e}")).is_file()), None)
+
+
+def _class_folders(audio: Path, files: Sequence[Path]) -> tuple[dict[Path, list[Row]], list[str]]:
+    below = {file: file.relative_to(audio).parts for file in files}
+    classes = sorted({parts[0] for parts in below.values() if len(parts) > 1})
+    if not classes:
+        raise UserError(
+            f"nothing says what is heard in {audio}: give --events FILE.csv (filename, onset, offset, label), put "
+            "label files of Audacity or Raven beside the recordings, or sort them into one folder per class"
+        )
+    rows = {f: [Row(_below(f, audio), str(f), 0.0, np.inf, p[0])] for f, p in below.items() if len(p) > 1}
+    return rows, _count(
+        [f for f in files if f not in rows], "recordings lie in no class folder and were left out", audio
+    )
+
+
+# ---- from rows to recordings ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Tally:
+    """What happened to the events of all recordings."""
+
+    total: int = 0
+    beyond: list[str] = field(default_factory=list)  # begin after the end of their file
+    cut: list[str] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
+    duplicates: int = 0
+    merged: int = 0
+
+    def notes(self) -> list[str]:
+        lines = _count(self.beyond, "events begin after the end of their file and were left out")
+        lines += _count(self.cut, "events end after the end of their file and were cut there")
+        lines += _count(self.points, "events have no duration and were left out")
+        if self.duplicates:
+            lines.append(f"{self.duplicates} lines say the same as another one")
+        if self.merged:
+            lines.append(f"{self.merged} events overlap or touch another one of their class and were merged")
+        return lines
+
+
+def _assemble(audio: Path, by_file: dict[Path, list[Row]], clip_labels: bool, notes: list[str]) -> OwnData:
+    files = sorted(by_file)
+    with ThreadPoolExecutor(8) as pool:
+        durations = dict(zip(files, pool.map(_duration, files), strict=True))
+    readable = [file for file in files if durations[file] > 0]
+    if not readable:
+        raise UserError(f"none of the {len(files)} annotated files of {audio} can be read as audio, such as {files[0]}")
+    notes += _count([f for f in files if durations[f] <= 0], "files cannot be read as audio and were left out", audio)
+    tally = _Tally()
+    recordings = []
+    for file in readable:
+        rows = by_file[file]
+        events = _events_of(rows, durations[file], tally)
+        name = _below(file, audio)
+        group = _agreed(rows, "group") or _PIECE.sub("", str(Path(name).with_suffix("")))
+        recordings.append(Recording(name, file, durations[file], events, group, _agreed(rows, "split")))
+    if len(tally.beyond) > WRONG_UNIT * tally.total:
+        raise UserError(
+            f"{len(tally.beyond)} of {tally.total} events begin after the end of their file, such as "
+            f"{tally.beyond[0]}: times must be seconds from the start of the file"
+        )
+    labels = sorted({label for r in recordings for *_, label in r.events})
+    if not labels:
+        raise UserError(f"the annotations of {audio} hold no event")
+    notes += [*tally.notes(), *_alike(labels)]
+    return OwnData(recordings, tuple(labels), clip_labels, notes)
+
+
+def _duration(path: Path) -> float:
+    """Seconds of a file; 0 where it cannot be read."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            return file.frames / file.samplerate if len(file.read(1)) else 0.0
+    except (soundfile.SoundFileError, OSError, RuntimeError, TypeError):
+        return 0.0
+
+
+def _agreed(rows: Sequence[Row], name: str) -> str:
+    """What all rows of a file say about it; UserError where they differ."""
+    said = {getattr(row, name): row for row in rows if getattr(row, name)}
+    if len(said) > 1:
+        first, second = list(said.values())[:2]
+        raise UserError(
+            f"{second.where}: {name} {getattr(second, name)!r} of {second.name}, but {getattr(first, name)!r} in "
+            f"{first.where}; a file belongs to one {name}"
+        )
+    return next(iter(said), "")
+
+
+def _events_of(rows: Sequence[Row], duration: float, tally: _Tally) -> tuple[Event, ...]:
+    """Events within the duration, those of one class merged."""
+    kept: list[Event] = []
+    seen: set[Event] = set()
+    for row in rows:
+        if not row.label:
+            continue
+        tally.total += 1
+        event = (row.onset, min(row.offset, duration), row.label)
+        if event in seen:
+            tally.duplicates += 1
+        elif row.offset == row.onset:
+            tally.points.append(row.where)
+        elif row.onset >= duration:
+            tally.beyond.append(row.where)
+        else:
+            if duration + 0.05 < row.offset < np.inf:  # programs round the ends of files
+                tally.cut.append(row.where)
+            kept.append(event)
+        seen.add(event)
+    merged = merge(kept)
+    tally.merged += len(kept) - len(merged)
+    return merged
+
+
+def merge(events: Sequence[Event]) -> tuple[Event, ...]:
+    """Merge events of one class that overlap or touch; sorted by onset."""
+    if not events:
+        return ()
+    names, group = np.unique([label for *_, label in events], return_inverse=True)
+    onset, offset = (np.array([event[i] for event in events], np.float64) for i in (0, 1))
+    group, onset, offset = merge_intervals(group, onset, offset)
+    return tuple(sorted(zip(onset.tolist(), offset.tolist(), names[group].tolist(), strict=True)))
+
+
+def _alike(labels: Sequence[str]) -> list[str]:
+    """A note about labels that differ in upper and lower case or in blanks alone: likely slips of the pen."""
+    keys = Counter("".join(label.lower().split()) for label in labels)
+    alike = [label for label in labels if keys["".join(label.lower().split())] > 1]
+    return [f"labels that differ in spelling alone are different classes: {', '.join(alike)}"] if alike else []

@@ -1,0 +1,156 @@
+"""Training, validation and test recordings of one's own data, and how the classes are spread over them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_util.own_data import OwnData, Recording
+from errors import UserError
+
+SPLITS = ("train", "val", "test")
+MIN_GROUPS = 3  # to have one for each split
+
+
+def split_recordings(
+    data: OwnData, *, val_share: float = 0.2, test_share: float = 0.2, seed: int = 0
+) -> dict[str, list[Recording]]:
+    """Recordings of each split: as given where the annotations say so, else drawn.
+
+    Recordings of one group stay together. Rare classes are dealt out first, so that each class is in training,
+    validation and test where it has enough groups; then every split gets what it lacks most (Sechidis et al., "On the
+    stratification of multi-label data", 2011). Given splits without validation recordings get some of the training's.
+
+    Args:
+        data: the recordings; notes are added where a wish could not be met.
+        val_share, test_share: of the recordings, where they are drawn.
+        seed: of the draw.
+
+    Raises:
+        UserError: some recordings have a split and others have none, or nothing is left to train or to validate on.
+    """
+    given = {recording.split for recording in data.recordings}
+    if "" in given and len(given) > 1:
+        name = next(r.name for r in data.recordings if not r.split)
+        raise UserError(f"some recordings have a split and others, such as {name}, have none: give all of them one")
+    if "" in given:
+        splits = _draw(data, data.recordings, {"val": val_share, "test": test_share}, seed)
+    else:
+        splits = {name: [r for r in data.recordings if r.split == name] for name in SPLITS}
+        if not splits["val"] and splits["train"]:
+            data.notes.append("no recording is given for validation: some of the training recordings are taken")
+            splits.update(_draw(data, splits["train"], {"val": val_share}, seed))
+    for name in ("train", "val"):
+        if not any(recording.events for recording in splits[name]):
+            raise UserError(f"{len(splits[name])} recordings for {name} hold no event; more recordings are needed")
+    splits.setdefault("test", [])
+    data.notes += _absent(data.labels, splits)
+    return splits
+
+
+def _draw(
+    data: OwnData, recordings: Sequence[Recording], shares: Mapping[str, float], seed: int
+) -> dict[str, list[Recording]]:
+    """Deal the groups out to train and the splits of `shares`."""
+    groups: dict[str, list[Recording]] = defaultdict(list)
+    for recording in recordings:
+        groups[recording.group].append(recording)
+    names = ["train", *(name for name, share in shares.items() if share > 0)]
+    if len(groups) < len(names) <= len(recordings):
+        data.notes.append(
+            f"all recordings seem to come from {len(groups)}: pieces of one stand in several splits, so the figures "
+            "will be too good"
+        )
+        groups = {recording.name: [recording] for recording in recordings}
+    if len(groups) < len(names):
+        names.remove("test" if "test" in names else names[-1])
+    if len(groups) < 2:
+        raise UserError("one recording is not enough: one is needed to train on and another one to validate on")
+    wanted = {name: shares.get(name, 1 - sum(shares.values())) for name in names}
+    chosen = deal(groups, wanted, seed)
+    return {name: [r for r in recordings if chosen[_key(r, groups)] == name] for name in names}
+
+
+def _key(recording: Recording, groups: Mapping[str, object]) -> str:
+    return recording.group if recording.group in groups else recording.name
+
+
+def deal(groups: Mapping[str, Sequence[Recording]], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Split of each group.
+
+    Args:
+        groups: name -> its recordings.
+        shares: split -> share of all recordings it should get; the first is served first.
+    """
+    counts = {
+        name: Counter(label for r in group for label in {e[2] for e in r.events}) for name, group in groups.items()
+    }
+    for name, group in groups.items():
+        counts[name][""] = len(group)  # the recordings themselves count like a class that all have
+    totals: Counter[str] = sum(counts.values(), Counter())
+    lack = {split: {label: share * n for label, n in totals.items()} for split, share in shares.items()}
+    rng = np.random.default_rng(seed)
+    open_groups = [sorted(groups)[i] for i in rng.permutation(len(groups))]
+    chosen: dict[str, str] = {}
+
+    def give(split: str, group: str) -> None:
+        chosen[group] = split
+        open_groups.remove(group)
+        for label, n in counts[group].items():
+            lack[split][label] -= n
+
+    rare_first = sorted(totals, key=lambda label: (totals[label], label))
+    for label in rare_first:  # once into every split, where there are enough
+        for split in shares:
+            candidates = [g for g in open_groups if counts[g][label]]
+            if candidates and not any(counts[g][label] for g, s in chosen.items() if s == split):
+                give(split, min(candidates, key=lambda g: sum(counts[g].values())))
+    for label in rare_first:
+        for group in [g for g in open_groups if counts[g][label]]:
+            give(max(shares, key=lambda split: (lack[split][label], lack[split][""])), group)
+    return chosen
+
+
+def _absent(labels: Sequence[str], splits: Mapping[str, Sequence[Recording]]) -> list[str]:
+    """Notes about classes that a split lacks."""
+    notes = []
+    told = {"train": "and cannot be learnt", "val": "so their threshold is not tuned", "test": "and are not scored"}
+    for split, consequence in told.items():
+        present = {label for recording in splits[split] for *_, label in recording.events}
+        absent = [label for label in labels if label not in present]
+        if absent and splits[split]:
+            notes.append(f"{len(absent)} classes have no {split} recording, {consequence}: {', '.join(absent)}")
+    return notes
+
+
+def balance(data: OwnData, splits: Mapping[str, Sequence[Recording]]) -> list[dict[str, object]]:
+    """One row per class: recordings, events and seconds in all, events in each split."""
+    rows = []
+    for label in data.labels:
+        spans = [(r, e[1] - e[0]) for group in splits.values() for r in group for e in r.events if e[2] == label]
+        row: dict[str, object] = {"label": label, "recordings": len({r.name for r, _ in spans}), "events": len(spans)}
+        row["seconds"] = round(sum(seconds for _, seconds in spans), 1)
+        for name, group in splits.items():
+            row[name] = sum(e[2] == label for r in group for e in r.events)
+        rows.append(row)
+    return rows
+
+
+def balance_table(rows: Sequence[Mapping[str, object]], width: int = 32) -> str:
+    """The balance as an aligned table for the screen."""
+    header = list(rows[0])
+    cells = [header, *([_short(str(row[name]), width) for name in header] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        first, *rest = (
+            f"{cell:>{w}}" if i else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  " + "  ".join([first, *rest]))
+    return "\n".join(lines)
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
