@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from atomic import replacing
-from errors import UserError
+from errors import UserError, reading
 
 T = TypeVar("T")
 
@@ -189,11 +189,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Options of a YAML file; raises UserError if it is missing or holds anything but `name: value`."""
     import yaml
 
-    if not path.is_file():
-        refuse("config", path, "there is no such file")
+    with reading(path, "--config"):
+        text = path.read_text(encoding="utf-8-sig")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         refuse("config", path, f"it is not valid YAML ({' '.join(str(error).split())[:150]})")
     if not isinstance(content or {}, dict):
         refuse("config", path, "it must hold lines of the form 'option: value'")

@@ -1,13 +1,32 @@
-"""The one exception that a user's mistake ends in, and the guard that turns it into one line."""
+"""The one exception that a user's mistake ends in, and the guards that turn mistakes into one line."""
 
 from __future__ import annotations
 
+import csv
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+# The mistakes that people make with files, and what to do about them; others have the system's words.
+_WORDS = {
+    errno.EACCES: "no permission; change its permissions, or name another",
+    errno.EPERM: "no permission; change its permissions, or name another",
+    errno.EROFS: "this place is read-only; name another",
+    errno.ENOENT: "there is no such file or folder",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENOTDIR: "a file stands where a folder is meant",
+    errno.EEXIST: "it exists; name another",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ENOSPC: "the disk is full; make room, or name another place",
+    errno.EDQUOT: "the quota is used up; make room, or name another place",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n), or use fewer processes",
+}
 
 
 class UserError(ValueError):
@@ -19,17 +38,22 @@ class UserError(ValueError):
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn a user's mistake or Ctrl-C into one line on stderr and an exit code; context manager or decorator.
+    """Turn a user's mistake, trouble with a file, or Ctrl-C into one line on stderr and an exit code.
+
+    A context manager or decorator. When whoever read our output has had enough (`| head`), the program ends in silence.
 
     Raises:
-        SystemExit: with code 2 after a `UserError`, 130 after `KeyboardInterrupt`.
+        SystemExit: with code 2 after a `UserError` or `OSError`, 130 after `KeyboardInterrupt`, 141 after a closed pipe.
 
     Example:
         ``@exit_on_user_error()`` above ``def main(argv=None) -> None``.
     """
     try:
         yield
-    except UserError as error:
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more
+        raise SystemExit(EXIT_BROKEN_PIPE) from None
+    except (UserError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
     except KeyboardInterrupt:
@@ -37,9 +61,41 @@ def exit_on_user_error() -> Iterator[None]:
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
+@contextmanager
+def reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a `UserError`.
+
+    Args:
+        path: the file.
+        what: it, in words, for the message: "cannot read WHAT PATH: ...".
+
+    Raises:
+        UserError: the file is missing, may not be read or is a folder; a table or text is not UTF-8 or not CSV.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise UserError(f"cannot read {what} {describe(error)}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read {what} {os.fspath(path)}: it is not UTF-8 text; save it as UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"cannot read {what} {os.fspath(path)}: it is no table of text ({error})") from None
+
+
+def describe(error: OSError) -> str:
+    """Trouble with a file in words: which one, what is wrong, what to do."""
+    name = error.filename2 or error.filename
+    where = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes)) else ""
+    words = error.strerror or str(error) or type(error).__name__
+    return where + _WORDS.get(error.errno or 0, f"{words[:1].lower()}{words[1:]}")
+
+
 def one_line(error: BaseException) -> str:
     """Message of an error in one line, also where a data loader's worker wrapped it in its traceback."""
     text = str(error)
     if "Original Traceback" in text:  # torch re-raises a worker's error with the traceback as its message
         text = text.rpartition(f"{type(error).__name__}: ")[2]
+    elif isinstance(error, OSError):
+        text = describe(error)
     return " ".join(text.split())

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from errors import UserError
+from errors import UserError, reading
 
 N_TARGET_BYTES = 66  # 527 classes, bit-packed
 NAME_BYTES = 20  # width of the published names
@@ -27,8 +27,8 @@ def open_hdf5(path: Path) -> h5py.File:
     Raises:
         UserError: the file is missing, unreadable, truncated or no HDF5 file.
     """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
+    with reading(path, "the HDF5 file"), path.open("rb"):
+        pass  # h5py words neither a missing permission nor a folder well
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from atomic import replacing
 from data_util.label_files import read_strong_tsv
 from data_util.labels import Events, Vocabulary
+from errors import reading
 
 CACHE_DIR = Path(__file__).resolve().parent.parent / "resources" / "cache"
 _FORMAT = 1  # raise it when the same table gives other events
@@ -38,9 +39,8 @@ def load_strong_events(path: str | Path, vocabulary: Vocabulary, cache_dir: Path
         UserError: as `read_strong_tsv`.
     """
     path = Path(path)
-    if not path.is_file():
-        return read_strong_tsv(path, vocabulary)  # words the mistake
-    cached = (cache_dir or CACHE_DIR) / f"strong_{cache_key(path, vocabulary)}.npz"
+    with reading(path, "the labels"):
+        cached = (cache_dir or CACHE_DIR) / f"strong_{cache_key(path, vocabulary)}.npz"
     try:
         with np.load(cached, allow_pickle=False) as columns:
             return Events(*(columns[name] for name in _COLUMNS))

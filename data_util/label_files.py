@@ -8,12 +8,12 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_util.labels import Events, Vocabulary, merge_events
-from errors import UserError
+from errors import UserError, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,8 @@ def read_strong_tsv(path: str | Path, vocabulary: Vocabulary) -> Events:
         UserError: missing file, other columns, malformed row, bad time or unknown MID (file, line, value).
     """
     path = Path(path)
-    table = _read_table(path)
+    with reading(path, "the labels"):
+        table = _read_table(path)
     segment, label = table["segment_id"].cat, table["label"].cat
     class_of = np.array([_class_of(vocabulary, mid) for mid in label.categories], np.int64)[label.codes]
     _refuse(path, table, "label", class_of == _UNKNOWN, f"is none of the {len(vocabulary)} classes")
@@ -71,9 +72,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             table = pd.read_csv(path, dtype=kinds, usecols=list(STRONG_COLUMNS), **options)
         except ValueError:  # a time that is no number: read as text to find its line
             table = pd.read_csv(path, dtype=str, usecols=list(STRONG_COLUMNS), **options)
-    except OSError as error:
-        raise UserError(f"cannot read the labels {path}: {error.strerror}") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path} is not a tab-separated label file: {error}") from None
     table.index = table.index + 2  # line 1 is the header
     table = table.dropna(how="all")
@@ -158,14 +157,16 @@ def read_weak_csv(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
         UserError: missing file, malformed row, unknown MID (file, line, value).
     """
     labels = ClipLabels([], [], [])
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as handle:
-            for line, row in enumerate(csv.reader(handle, skipinitialspace=True), start=1):
-                if row and not row[0].startswith("#"):
-                    _add_weak_row(labels, row, f"{path}, line {line}", vocabulary)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the labels {path}: {error}") from None
+    for line, row in _csv_rows(Path(path), "the labels", skipinitialspace=True):
+        if not row[0].startswith("#"):
+            _add_weak_row(labels, row, f"{path}, line {line}", vocabulary)
     return labels
+
+
+def _csv_rows(path: Path, what: str, **dialect: Any) -> list[tuple[int, list[str]]]:
+    """Line numbers and fields of the rows that are not blank; raises UserError for what is no CSV."""
+    with reading(path, what), path.open(newline="", encoding="utf-8-sig") as handle:
+        return [(line, row) for line, row in enumerate(csv.reader(handle, **dialect), start=1) if row]
 
 
 def _add_weak_row(labels: ClipLabels, row: list[str], where: str, vocabulary: Vocabulary) -> None:
@@ -190,21 +191,19 @@ def read_durations(path: str | Path) -> dict[str, float]:
         Clip id -> seconds; nothing where there is no such file.
 
     Raises:
-        UserError: a row has not two fields, or a length that is no positive number (file, line, value).
+        UserError: the file cannot be read, a row has not two fields, or a length is no positive number (file, line,
+            value).
     """
     path = Path(path)
     durations: dict[str, float] = {}
-    if not path.is_file():
+    if not path.exists():
         return durations
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        for line, row in enumerate(csv.reader(handle), start=1):
-            if not row:
-                continue
-            try:
-                name, seconds = row[0], float(row[1])
-            except (IndexError, ValueError):
-                name, seconds = "", math.nan
-            if not 0 < seconds < math.inf:
-                raise UserError(f"{path}, line {line}: {','.join(row)!r} is not `Y<ytid>,seconds`")
-            durations[name.removesuffix(".mp3")] = seconds
+    for line, row in _csv_rows(path, "the lengths of the clips"):
+        try:
+            name, seconds = row[0], float(row[1])
+        except (IndexError, ValueError):
+            name, seconds = "", math.nan
+        if not 0 < seconds < math.inf:
+            raise UserError(f"{path}, line {line}: {','.join(row)!r} is not `Y<ytid>,seconds`")
+        durations[name.removesuffix(".mp3")] = seconds
     return durations

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, reading
 
 FRAME_RATE = 25.0  # label frames per second
 CLIP_FRAMES = 250  # label frames of a 10 s clip
@@ -82,11 +82,8 @@ def load_vocabulary(name: str | Path) -> Vocabulary:
         UserError: the file is missing, lacks the column `name`, or its indices are not 0 .. n-1.
     """
     path = Path(_SHIPPED.get(str(name), name))
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            rows = list(csv.DictReader(handle))
-    except OSError as error:
-        raise UserError(f"cannot read the class list {path}: {error.strerror}") from None
+    with reading(path, "the class list"), path.open(newline="", encoding="utf-8-sig") as handle:
+        rows = list(csv.DictReader(handle))
     if not rows or "name" not in rows[0]:
         raise UserError(f"{path}: a class list needs a header with a column `name` and at least one class")
     column = next((c for c in _INDEX_COLUMNS if c in rows[0]), None)

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from atomic import replacing
 from data_util.hdf5_dataset import clip_id_of_name
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, reading
 
 N_WEAK_CLASSES = 527
 COLUMNS = ["name", "row"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, reading
 from helpers.audio_pipe import PipedAudio
 
 SAMPLE_RATE = 16_000
@@ -105,11 +105,9 @@ def _open_file(path: Path):  # type: ignore[no-untyped-def]
     """The opened file; UserError when it is missing, empty, cut off or no audio."""
     import soundfile
 
-    if not path.exists():
-        raise UserError(f"audio file '{path}' does not exist")
-    if path.is_dir():
-        raise UserError(f"'{path}' is a folder, not an audio file")
-    if path.stat().st_size == 0:
+    with reading(path, "the audio file"), path.open("rb"):
+        size = path.stat().st_size
+    if size == 0:
         raise UserError(f"audio file '{path}' is empty (0 bytes)")
     try:
         file = soundfile.SoundFile(path)

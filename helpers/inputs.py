@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import UserError
+from errors import UserError, reading
 
 # Endings that libsndfile knows; in folders only such files count, files that are named themselves may have any.
 AUDIO_ENDINGS = frozenset(
@@ -46,10 +47,8 @@ def find_audio(words: Sequence[str], list_file: str | None = None) -> list[Audio
 
 
 def _read_list(list_file: str) -> list[str]:
-    try:
+    with reading(list_file, "--audio_list"):
         lines = Path(list_file).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--audio_list is {list_file}: it cannot be read ({error})") from None
     words = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not words:
         raise UserError(f"--audio_list is {list_file}: it names no files")
@@ -70,6 +69,8 @@ def _expand(word: str) -> Iterable[tuple[Path, Path]]:
 
 
 def _audio_beneath(folder: Path) -> Iterator[Path]:
+    with reading(folder, "the folder"), os.scandir(folder):
+        pass  # what may not be read is empty for rglob
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in AUDIO_ENDINGS and not hidden and path.is_file():

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import UserError
+from errors import UserError, reading
 from helpers.events import Event, EventTable
 
 _LEDGER = ".efficientsed.jsonl"
@@ -145,10 +145,8 @@ def read_true_events(path: str | os.PathLike[str], audio_name: str, names_by_mid
     Raises:
         UserError: the file is missing, lacks a column, or holds a time that is not a number.
     """
-    try:
+    with reading(path, "the true events"):
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"true events '{path}' cannot be read: {error}") from None
     reader = csv.DictReader(io.StringIO(text), delimiter="\t")
     header = reader.fieldnames or []
     column = {key: next((n for n in names if n in header), None) for key, names in _COLUMNS.items()}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from data_util.labels import load_vocabulary
-from errors import UserError
+from errors import UserError, reading
 
 Event = tuple[float, float, str]
 AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".opus")
@@ -54,7 +55,7 @@ def read_ground_truth(path: str | Path, vocabulary: str = "strong") -> dict[str,
             raise UserError(f"{path}: columns {columns}; expected filename, onset, offset, event_label")
         truth: dict[str, list[Event]] = {}
         for line, row in enumerate(rows, start=2):
-            events = truth.setdefault(clip_of_name(row["filename"]), [])
+            events = truth.setdefault(clip_of_name(row["filename"] or ""), [])
             if row["event_label"]:
                 events.append(
                     (_seconds(path, line, row["onset"]), _seconds(path, line, row["offset"]), row["event_label"])
@@ -76,7 +77,7 @@ def read_durations(path: str | Path) -> dict[str, float]:
         header = first.rstrip("\r\n").split("\t")
         if "filename" in header and "duration" in header:
             for line, row in enumerate(csv.DictReader(lines, delimiter="\t"), start=2):
-                durations[clip_of_name(row["filename"])] = _seconds(path, line, row["duration"])
+                durations[clip_of_name(row["filename"] or "")] = _seconds(path, line, row["duration"])
             return durations
         for line, fields in enumerate(csv.reader(lines, delimiter="\t" if "\t" in first else ","), start=1):
             if fields:
@@ -85,11 +86,10 @@ def read_durations(path: str | Path) -> dict[str, float]:
     return durations
 
 
-def _open_text(path: Path) -> Any:
-    try:
-        return path.open(encoding="utf-8-sig", newline="")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    with reading(path, "the table"), path.open(encoding="utf-8-sig", newline="") as lines:
+        yield lines
 
 
 def _seconds(path: Path, line: int, text: str | None) -> float:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from data_util.labels import FRAME_RATE, load_vocabulary
-from errors import UserError
+from errors import UserError, reading
 from helpers.psds_io import clip_of_name, refuse_existing
 
 TIMES = ("onset", "offset")
@@ -72,7 +72,7 @@ class ScoreFolder:
         if not self.clip_ids:
             raise UserError(f"scores {path}: no .tsv file in this folder")
         first = self._file(self.clip_ids[0])
-        with first.open(encoding="utf-8", newline="") as lines:
+        with reading(first, "the scores"), first.open(encoding="utf-8", newline="") as lines:
             header = next(csv.reader(lines, delimiter="\t"), [])
         if tuple(header[:2]) != TIMES or len(header) < 3:
             raise UserError(f"{first}: columns {header[:3]}; expected onset, offset and one column per class")

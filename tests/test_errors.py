@@ -1,10 +1,18 @@
-"""The guard around a command line."""
+"""The guards around command lines and files."""
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from errors import UserError, exit_on_user_error, one_line
+from errors import UserError, describe, exit_on_user_error, one_line, reading
+
+ROOT = Path(__file__).parents[1]
 
 
 def raising(error):
@@ -15,11 +23,22 @@ def raising(error):
     return main
 
 
+def os_error(number: int, *names: str) -> OSError:
+    return OSError(number, os.strerror(number), *names)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (UserError("wrong\n  here"), 2, "error: wrong here"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            os_error(errno.EACCES, "a.tsv"),
+            2,
+            "error: a.tsv: no permission; change its permissions, or name another",
+        ),
+        (os_error(errno.ENXIO, "dev"), 2, "error: dev: no such device or address"),
+        (OSError("h5py's own\nwords"), 2, "error: h5py's own words"),
     ],
 )
 def test_mistakes_and_interruptions_end_in_one_line(capsys, error, code, line):
@@ -27,6 +46,26 @@ def test_mistakes_and_interruptions_end_in_one_line(capsys, error, code, line):
         raising(error)()
     assert stopped.value.code == code
     assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_real_mistakes_with_files_say_what_to_do(tmp_path):
+    (tmp_path / "file").touch()
+    for path, words in [
+        (tmp_path, "name a file"),
+        (tmp_path / "none", "no such file"),
+        (tmp_path / ("n" * 300), "too long"),
+        (tmp_path / "file" / "below", "a file stands where a folder is meant"),
+    ]:
+        with pytest.raises(OSError) as error:
+            path.read_text()
+        assert describe(error.value).startswith(f"{path}: ") and words in describe(error.value)
+
+
+def test_a_reader_that_has_had_enough_ends_the_program_in_silence():
+    code = "from errors import exit_on_user_error\nwith exit_on_user_error():\n  for i in range(99999): print(i)"
+    shell = f"{sys.executable} -c '{code}' | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (141, "0\n", "")
 
 
 def test_other_errors_keep_their_traceback():
@@ -42,9 +81,30 @@ def test_results_pass_through():
     assert main(2, b=3) == 5
 
 
-def test_the_message_of_a_loader_worker_is_found_in_its_traceback():
+@pytest.mark.parametrize(
+    ("kind", "last", "words"),
+    [
+        (UserError, "errors.UserError: 3 of 9 clips: gone", "3 of 9 clips: gone"),
+        (FileNotFoundError, "FileNotFoundError: [Errno 2] no file: 'x'", "[Errno 2] no file: 'x'"),
+    ],
+)
+def test_the_message_of_a_loader_worker_is_found_in_its_traceback(kind, last, words):
     text = (
-        "Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "x.py", line 1, in f\n    raise UserError("a: b")\nerrors.UserError: 3 of 9 clips: gone\n'
+        f"Caught {kind.__name__} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        f'  File "x.py", line 1, in f\n    raise UserError("a: b")\n{last}\n'
     )
-    assert one_line(UserError(text)) == "3 of 9 clips: gone"
+    assert one_line(kind(text)) == words
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "no such file"), ("folder", "is a folder"), (b"caf\xe9", "not UTF-8"), (b"\xff\xfea\0", "not UTF-8")],
+)
+def test_reading_words_what_goes_wrong(tmp_path, content, words):
+    path = tmp_path / "list.tsv"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"cannot read the list {path}: .*{words}"), reading(path, "the list"):
+        path.read_text(encoding="utf-8")

@@ -65,7 +65,7 @@ def bad_files(folder):
         ("no_samples.wav", "holds no samples"),
         ("nan.wav", "not numbers"),
         ("folder.wav", "is a folder"),
-        ("missing.wav", "does not exist"),
+        ("missing.wav", "no such file"),
     ],
 )
 def test_bad_files_are_named_in_one_line(tmp_path, name, message):

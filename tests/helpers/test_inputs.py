@@ -79,5 +79,5 @@ def test_bad_lists(tree):
     for content in (None, "# nothing\n"):
         if content:
             (tree / "list.txt").write_text(content)
-        with pytest.raises(UserError, match=r"--audio_list is list\.txt"):
+        with pytest.raises(UserError, match=r"--audio_list.* list\.txt"):
             find_audio([], "list.txt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -124,3 +125,29 @@ def test_weights_without_network(
 def test_a_checkpoint_that_is_none(synthetic_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
     assert "bad.ckpt" in refused([f"--data_dir={synthetic_dir}", f"--checkpoint={tmp_path / 'bad.ckpt'}"], capsys)
+
+
+@pytest.mark.parametrize("name", ["audioset_eval_strong.tsv", "audioset_train_strong.tsv", "eval_durations.csv"])
+def test_label_files_that_are_no_text(name: str, data_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [f"--data_dir={data_copy}", "--pretrained=scratch", "--model_name=fmn04"]
+    with (data_copy / name).open("ab") as file:
+        file.write(b"\xff\xfe\x00")
+    line = refused(argv, capsys)
+    assert name in line and "UTF-8" in line
+    (data_copy / name).unlink()
+    (data_copy / name).mkdir()
+    line = refused(argv, capsys)
+    assert name in line and "folder" in line
+
+
+def test_a_file_that_may_not_be_read(
+    data_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forbidden = data_copy / "audioset_train_strong.tsv"
+
+    def read_bytes(self: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))  # also where tests run as root
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    line = refused([f"--data_dir={data_copy}", "--pretrained=scratch"], capsys)
+    assert str(forbidden) in line and "no permission" in line
