@@ -43,7 +43,7 @@ def exit_on_user_error() -> Iterator[None]:
     A context manager or decorator. When whoever read our output has had enough (`| head`), the program ends in silence.
 
     Raises:
-        SystemExit: with code 2 after a `UserError` or `OSError`, 130 after `KeyboardInterrupt`, 141 after a closed pipe.
+        SystemExit: with code 2 after `UserError` and `OSError`, 130 after `KeyboardInterrupt`, 141 after a closed pipe.
 
     Example:
         ``@exit_on_user_error()`` above ``def main(argv=None) -> None``.

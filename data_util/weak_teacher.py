@@ -45,9 +45,8 @@ def read_names(path: str | Path) -> dict[str, int]:
         UserError: no such file, or it holds anything but names and rows.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    rows = _read_csv(path) if path.suffix == ".csv" else _read_pickle(path)
+    with reading(path, "the table of names"):
+        rows = _read_csv(path) if path.suffix == ".csv" else _read_pickle(path)
     for name, row in rows.items():
         if not (isinstance(name, str) and isinstance(row, int) and row >= 0):
             raise UserError(f"{path}: the entry {name!r}: {row!r} is not a name with a row number")
@@ -69,6 +68,8 @@ def _read_pickle(path: Path) -> dict[str, int]:
     try:
         with path.open("rb") as file:
             content = _PlainUnpickler(file).load()
+    except OSError:
+        raise
     except Exception as error:  # damaged pickles raise about anything
         raise UserError(f"{path} is refused as a table of names: {error}") from None
     if not isinstance(content, dict):
