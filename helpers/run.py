@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +191,10 @@ def make_loader(
 # ---- models ---------------------------------------------------------------------------------------------------
 
 
-def build_model(options: Any, n_classes_weak: int | None = None) -> SEDModel:
+def build_model(options: Any, n_classes_weak: int | None = None, labels: Sequence[str] | None = None) -> SEDModel:
     """The detector that the options name; a checkpoint of our own says itself which model it holds.
+
+    `labels`: classes in place of those of AudioSet Strong.
 
     What is not loaded starts from random numbers that `--seed` determines.
 
@@ -212,6 +214,7 @@ def build_model(options: Any, n_classes_weak: int | None = None) -> SEDModel:
         pretrained=None if resuming else options.pretrained,
         checkpoint=None if resuming else options.checkpoint,
         n_classes_weak=n_classes_weak,
+        labels=labels,
     )
     if options.pretrained == "scratch" and options.checkpoint is None:
         model.strong_head.expect_rare_events()
