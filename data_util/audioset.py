@@ -103,14 +103,18 @@ class ClipDataset(Dataset):
         """The encoded bytes of a clip, uint8 [n]."""
         return self.files[self._file_of[index]].mp3(self._row_of[index])
 
+    def decoded(self, index: int) -> np.ndarray:
+        """The clip as float32 [160000]; raises DecodeError where its bytes are no audio."""
+        return fix_length(decode(self.mp3(index), max_seconds=CLIP_SECONDS))
+
     def audio(self, index: int) -> np.ndarray | None:
-        """The clip as float32 [160000], or None where it cannot be decoded (noted, and counted against the limit).
+        """The clip as `decoded` gives it, or None where it cannot be decoded (noted, and counted against the limit).
 
         Raises:
             UserError: too many corrupt clips.
         """
         try:
-            audio = fix_length(decode(self.mp3(index), max_seconds=CLIP_SECONDS))
+            audio = self.decoded(index)
         except (DecodeError, OSError):
             if self._status[index] < _CORRUPT:
                 self._status[index] = _CORRUPT

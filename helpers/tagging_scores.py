@@ -26,16 +26,19 @@ class TaggingScores(Metric):
     full_state_update = False
     logits: list[Tensor]
     targets: list[Tensor]
+    known: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("logits", [], dist_reduce_fx="cat")
         self.add_state("targets", [], dist_reduce_fx="cat")
+        self.add_state("known", [], dist_reduce_fx="cat")
 
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch: logits [B, C], labels [B, C] of 0 and 1."""
+    def update(self, logits: Tensor, targets: Tensor, known: Tensor | None = None) -> None:
+        """Add a batch: logits [B, C], labels [B, C] of 0 and 1, and which of these are known (None: all)."""
         self.logits.append(logits.detach().float())
         self.targets.append(targets.to(torch.uint8))
+        self.known.append(torch.ones_like(targets, dtype=torch.bool) if known is None else known.bool())
 
     def compute(self) -> dict[str, Any]:
         """Compute the figures.
@@ -47,12 +50,14 @@ class TaggingScores(Metric):
         """
         scores = dim_zero_cat(self.logits).cpu().double().sigmoid()  # double: distinct logits stay distinct
         targets = dim_zero_cat(self.targets).cpu().long()
-        count = targets.sum(0)
-        present = ((count > 0) & (count < len(targets))).nonzero().flatten()
+        known = dim_zero_cat(self.known).cpu()
+        count = (targets * known).sum(0)
+        present = ((count > 0) & (count < known.sum(0))).nonzero().flatten()
         if len(present) == 0:
             return {"mAP": math.nan, "auroc": math.nan, "d_prime": math.nan, "ap_per_class": {}}
-        precision = {c: float(binary_average_precision(scores[:, c], targets[:, c])) for c in present.tolist()}
-        auroc = fmean(float(binary_auroc(scores[:, c], targets[:, c])) for c in precision)
+        of_class = {c: (scores[known[:, c], c], targets[known[:, c], c]) for c in present.tolist()}
+        precision = {c: float(binary_average_precision(*pair)) for c, pair in of_class.items()}
+        auroc = fmean(float(binary_auroc(*pair)) for pair in of_class.values())
         return {
             "mAP": fmean(precision.values()),
             "auroc": auroc,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -123,6 +124,13 @@ _LOGGERS: dict[str, Callable[[config.RunOptions, Path, str], Logger | None]] = {
     "csv": lambda options, folder, project: CSVLogger(folder, name="csv"),
     "none": lambda options, folder, project: None,
 }
+
+
+def end_tracking() -> None:
+    """Close the run that W&B has open, so that the next training of this process gets one of its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(quiet=True)
 
 
 class SacredLogger(Logger):
