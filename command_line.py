@@ -9,10 +9,12 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import math
+import operator
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -21,6 +23,14 @@ from atomic import replacing
 from errors import UserError, reading
 
 T = TypeVar("T")
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+_BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "low": ("at least", operator.ge),
+    "high": ("at most", operator.le),
+    "above": ("above", operator.gt),
+    "below": ("below", operator.lt),
+}
+_MAX_WHOLE = 2**31 - 1
 
 
 def option(
@@ -30,15 +40,25 @@ def option(
     choices: Sequence[str] | None = None,
     low: float | None = None,
     high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     const: Any = None,
     kept: bool = True,
 ) -> Any:
-    """A dataclass field with its help text and its allowed values (bounds are inclusive).
+    """A dataclass field with its help text and its allowed values.
 
-    `const`: value that the option has when it is named without one. `kept`: whether it describes the experiment, so
-    that `write_yaml` writes it; False for what one call of the command line asks for.
+    Args:
+        default: without the option.
+        help: one line.
+        choices: the only values.
+        low, high, above, below: bounds of a number; the first two are allowed themselves. Numbers are always finite,
+            and whole ones have at most 31 bits unless `high` allows more.
+        const: value that the option has when it is named without one.
+        kept: whether it describes the experiment, so that `write_yaml` writes it; False for what one call of the
+            command line asks for.
     """
-    metadata = {"help": help, "choices": choices, "low": low, "high": high, "const": const, "kept": kept}
+    bounds = {"low": low, "high": high, "above": above, "below": below}
+    metadata = {"help": help, "choices": choices, "bounds": bounds, "const": const, "kept": kept}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -46,7 +66,8 @@ def option(
 
 def refuse(name: str, value: object, why: str) -> NoReturn:
     """Raise the UserError for a bad value of an option."""
-    raise UserError(f"--{name} is {value}: {why}")
+    text = str(value)
+    raise UserError(f"--{name} is {text if len(text) <= 300 else text[:297] + '...'}: {why}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -117,34 +138,58 @@ def build_parser(cls: type[Any]) -> argparse.ArgumentParser:
     return parser
 
 
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_convert(name, v, kind) for v in value]
+def _is_optional(annotation: Any) -> bool:
+    return type(None) in typing.get_args(annotation)
+
+
+def _convert(name: str, value: Any, annotation: Any) -> Any:
+    """Text or a value of a YAML file as the type of the option."""
     if value is None:
+        if not _is_optional(annotation):
+            refuse(name, "empty", "give it a value, or leave the option away")
         return None
-    if kind is bool:
-        if not isinstance(value, bool):
-            refuse(name, value, "must be true or false")
-        return value
+    kind = _base_type(annotation)
+    if _is_list(annotation):
+        return [_convert_one(name, v, kind) for v in (value if isinstance(value, (list, tuple)) else [value])]
+    return _convert_one(name, value, kind)
+
+
+def _convert_one(name: str, value: Any, kind: Any) -> Any:
     try:
-        if kind is int and isinstance(value, float) and value != int(value):
+        if isinstance(value, (list, tuple, dict, set, bytes)) or isinstance(value, bool) != (kind is bool):
             raise ValueError
-        return kind(value)
-    except (TypeError, ValueError):
-        refuse(name, value, f"must be {'a whole number' if kind is int else 'a number' if kind is float else 'text'}")
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        converted = kind(value)
+    except (TypeError, ValueError, OverflowError):
+        refuse(name, value, f"must be {_KINDS[kind]}")
+    if kind in (str, Path) and ("\0" in str(value) or not str(value).strip()):
+        refuse(name, repr(value), f"must be {_KINDS[kind]}")
+    return converted
 
 
 def _check_value(f: dataclasses.Field[Any], value: Any) -> None:
+    choices = f.metadata["choices"]
     for v in value if isinstance(value, list) else [value]:
-        if v is None:
-            continue
-        choices, low, high = f.metadata["choices"], f.metadata["low"], f.metadata["high"]
-        if choices and v not in choices:
+        if choices and v is not None and v not in choices:
             refuse(f.name, v, f"must be one of {', '.join(choices)}")
-        below, above = low is not None and not v >= low, high is not None and not v <= high
-        if below or above:
-            limit = f"between {low:g} and {high:g}" if None not in (low, high) else f"at least {low:g}"
-            refuse(f.name, v, f"must be {limit}")
+        if isinstance(v, (int, float)) and not isinstance(v, bool):
+            _check_number(f.name, v, {name: b for name, b in f.metadata["bounds"].items() if b is not None})
+
+
+def _check_number(name: str, value: float, bounds: dict[str, float]) -> None:
+    finite, open_ended = not isinstance(value, float) or math.isfinite(value), not {"high", "below"} & bounds.keys()
+    if isinstance(value, int) and open_ended and value > _MAX_WHOLE:
+        bounds = {**bounds, "high": _MAX_WHOLE}  # a limit that only those who meet it need to know
+    if finite and all(_BOUNDS[kind][1](value, bound) for kind, bound in bounds.items()):
+        return
+    limits = {kind: f"{bound:,.12g}" for kind, bound in bounds.items()}
+    words = [f"{_BOUNDS[kind][0]} {limit}" for kind, limit in limits.items()]
+    if limits.keys() == {"low", "high"}:
+        words = [f"between {limits['low']} and {limits['high']}"]
+    if not finite and open_ended:
+        words = ["finite", *words]
+    refuse(name, value, f"must be {' and '.join(words)}")
 
 
 def build(cls: type[T], values: dict[str, Any]) -> T:
@@ -157,7 +202,7 @@ def build(cls: type[T], values: dict[str, Any]) -> T:
             near = difflib.get_close_matches(name, known, n=2)
             hint = f"; did you mean --{' or --'.join(near)}?" if near else ""
             raise UserError(f"unknown option --{name}{hint}")
-        converted[name] = _convert(name, value, _base_type(hints[name]))
+        converted[name] = _convert(name, value, hints[name])
         _check_value(known[name], converted[name])
     options = cls(**converted)
     check = getattr(options, "check", None)
@@ -193,11 +238,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         refuse("config", path, f"it is not valid YAML ({' '.join(str(error).split())[:150]})")
     if not isinstance(content or {}, dict):
         refuse("config", path, "it must hold lines of the form 'option: value'")
-    return content or {}
+    return {str(name): value for name, value in (content or {}).items()}
 
 
 def as_dict(options: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class WhichModels:
 
     model_name: str = option("fmn10", "backbone, e.g. fmn04, fmn10, fmn30 (all: python inference.py --list_models)")
     seq_model_type: str | None = option(None, "sequence model on top of it", choices=SEQUENCE_MODELS)
-    seq_model_dim: int = option(256, "features of the sequence model", low=1)
+    seq_model_dim: int = option(256, "features of the sequence model", low=1, high=8192)
     all: bool = option(False, "every backbone, and every sequence model that was released or is otherwise unseen")
 
 

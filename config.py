@@ -20,6 +20,7 @@ __all__ = ["as_dict", "build", "build_parser", "option", "parse", "read_yaml", "
 SEQUENCE_MODELS = ("tf", "attn", "gru", "tcn", "mamba", "hybrid")
 STAGES = ("scratch", "ssl", "weak", "strong", "advanced-kd-weak-strong", "clipwise")
 STRATEGIES = ("auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2")
+LONGEST_NAME = 200  # bytes: file systems take 255, and runs get numbers
 PRECISIONS = ("16", "32", "16-mixed", "bf16-mixed", "32-true", "bf16-true", "64-true")
 
 
@@ -31,7 +32,7 @@ class ModelOptions:
 
     model_name: str = option("fmn10", "backbone, e.g. fmn04, fmn10, fmn30 (all: python inference.py --list_models)")
     seq_model_type: str | None = option(None, "sequence model on top of it", choices=SEQUENCE_MODELS)
-    seq_model_dim: int = option(256, "features of the sequence model", low=1)
+    seq_model_dim: int = option(256, "features of the sequence model", low=1, high=8192)
     pretrained: str = option("weak", f"weights to start from: {', '.join(STAGES)}, or a released checkpoint's name")
     checkpoint: Path | None = option(None, "weights file to start from, in place of --pretrained")
 
@@ -53,7 +54,7 @@ class RunOptions:
     )
     evaluate: bool = option(False, "only evaluate, do not train", kept=False)
     save_model: bool = option(True, "keep the best and the last checkpoint")
-    seed: int = option(0, "seed of all random numbers", low=0)
+    seed: int = option(0, "seed of all random numbers", low=0, high=2**32 - 1)
     num_workers: int = option(16, "data loading processes, at most one per core; 0: none", low=0)
     num_devices: int = option(1, "devices per node", low=1)
     num_nodes: int = option(1, "machines", low=1)
@@ -67,7 +68,9 @@ class RunOptions:
     check_val_every_n_epoch: int = option(5, "epochs between validations; the last epoch is always validated", low=1)
     accumulate_grad_batches: int = option(4, "batches whose gradients are summed for one step", low=1)
     gradient_clip: float = option(0.0, "largest norm of the gradient; 0: as it is", low=0)
-    ema: float = option(0.0, "decay per step of averaged weights, which are validated and saved; 0: off", low=0, high=1)
+    ema: float = option(
+        0.0, "decay per step of averaged weights, which are validated and saved; 0: off", low=0, below=1
+    )
     checkpoint_minutes: float = option(30.0, "minutes between checkpoints within epochs; 0: none", low=0)
     keep_checkpoints: int = option(2, "how many of these are kept, the newest", low=1)
     gradient_checkpointing: bool = option(False, "less memory, more time: transformers compute activations again")
@@ -83,8 +86,8 @@ class OptimizerOptions:
     n_epochs: int = option(120, "epochs", low=1)
     adamw: bool = option(False, "AdamW in place of Adam")
     weight_decay: float = option(0.0, "weight decay, never on biases and norms; needs --adamw", low=0)
-    max_lr: float = option(8e-4, "peak learning rate of the backbone", low=0)
-    seq_lr: float | None = option(None, "peak learning rate of sequence model and heads (default: max_lr)", low=0)
+    max_lr: float = option(8e-4, "peak learning rate of the backbone", above=0)
+    seq_lr: float | None = option(None, "peak learning rate of sequence model and heads (default: max_lr)", above=0)
     lr_decay: float = option(
         0.9, "factor on the learning rate per layer from top to bottom; 0 or 1: off", low=0, high=1
     )
@@ -92,7 +95,7 @@ class OptimizerOptions:
     warmup_steps: int = option(5000, "optimiser steps of rising learning rate; scaled down on short runs", low=0)
     lr_end: float = option(2e-7, "last learning rate (linear schedule only)", low=0)
     bn_momentum: float | None = option(
-        None, "momentum of batch-norm statistics (default: 0.1 from scratch, else 0.01)", low=0, high=1
+        None, "momentum of batch-norm statistics (default: 0.1 from scratch, else 0.01)", above=0, high=1
     )
 
 
@@ -162,7 +165,7 @@ class TeacherOptions:
     teacher_pretrained: str | None = option(None, "released weights of the teacher, e.g. strong")
     teacher_checkpoint: Path | None = option(None, "weights file of the teacher, in place of --teacher_pretrained")
     teacher_seq_model_type: str | None = option(None, "sequence model of the teacher", choices=SEQUENCE_MODELS)
-    teacher_seq_model_dim: int = option(256, "features of the teacher's sequence model", low=1)
+    teacher_seq_model_dim: int = option(256, "features of the teacher's sequence model", low=1, high=8192)
 
 
 @dataclass
@@ -194,8 +197,8 @@ class WeakOptimizerOptions:
     n_epochs: int = option(200, "epochs", low=1)
     adamw: bool = option(False, "AdamW in place of Adam")
     weight_decay: float = option(0.0, "weight decay, never on biases and norms; needs --adamw", low=0)
-    max_lr: float = option(8e-4, "peak learning rate of the backbone", low=0)
-    seq_lr: float | None = option(None, "peak learning rate of sequence model and heads (default: max_lr)", low=0)
+    max_lr: float = option(8e-4, "peak learning rate of the backbone", above=0)
+    seq_lr: float | None = option(None, "peak learning rate of sequence model and heads (default: max_lr)", above=0)
     lr_decay: float = option(
         0.0, "factor on the learning rate per layer from top to bottom; 0 or 1: off", low=0, high=1
     )
@@ -204,7 +207,7 @@ class WeakOptimizerOptions:
     ramp_down_len: int = option(95, "epochs of falling learning rate", low=0)
     last_lr_value: float = option(0.01, "share of the peak at which it ends", low=0, high=1)
     bn_momentum: float | None = option(
-        None, "momentum of batch-norm statistics (default: 0.1 from scratch, else 0.01)", low=0, high=1
+        None, "momentum of batch-norm statistics (default: 0.1 from scratch, else 0.01)", above=0, high=1
     )
 
 
@@ -220,7 +223,7 @@ class WeakAugmentOptions:
         0.0, "probability per clip of mixing in another clip's waveform, published 0.5", low=0, high=1
     )
     roll_seconds: float = option(0.0, "largest circular shift of the waveform, published 0.125", low=0, high=10)
-    gain_db: int = option(0, "largest change of level per clip, decibels", low=0)
+    gain_db: int = option(0, "largest change of level per clip, decibels", low=0, high=60)
     freq_warp_p: float = option(0.0, "probability per batch of stretching the frequency axis", low=0, high=1)
     mixstyle_p: float = option(0.0, "probability per batch of mixing band statistics", low=0, high=1)
     mel_jitter: bool = option(True, "draw the range of the mel filters per training batch (fmn and fpasst)")
@@ -295,7 +298,7 @@ class OnlineOptions(
 
     experiment_name: str = option("audioset_online_distillation", "name of the run: its folder and its name in W&B")
     n_epochs: int = option(240, "epochs", low=1)
-    max_lr: float = option(3e-3, "peak learning rate of the backbone", low=0)
+    max_lr: float = option(3e-3, "peak learning rate of the backbone", above=0)
     teacher_model_name: str | None = option("BEATs", "backbone of the teacher; our own checkpoints say it themselves")
     teacher_pretrained: str | None = option("strong", "released weights of the teacher")
 
@@ -356,6 +359,8 @@ FILES = (
 
 def check_common(options: Any) -> None:
     """Relations between options that several scripts share."""
+    if isinstance(options, RunOptions):
+        _check_folder(options)
     if getattr(options, "resume", None) is not None and getattr(options, "evaluate", False):
         refuse("resume", options.resume, "it continues a training; to evaluate, name the weights with --checkpoint")
     if getattr(options, "weight_decay", 0) > 0 and not options.adamw:
@@ -374,6 +379,19 @@ def check_common(options: Any) -> None:
         path = getattr(options, name, None)
         if path is not None and not path.is_file():
             refuse(name, path, "there is no such file")
+
+
+def _check_folder(options: RunOptions) -> None:
+    """Raise UserError for a name of a run that cannot be that of its folder."""
+    name, folder = options.experiment_name, options.output_dir / options.experiment_name
+    if not name.isprintable() or {"/", "\\"} & set(name) or name in (".", ".."):
+        refuse("experiment_name", repr(name), "it must be a plain name, without slashes")
+    if len(name.encode()) > LONGEST_NAME:
+        refuse("experiment_name", name, f"it is too long: {LONGEST_NAME} characters at most")
+    if options.output_dir.exists() and not options.output_dir.is_dir():
+        refuse("output_dir", options.output_dir, "it is a file; name a folder")
+    if folder.exists() and not folder.is_dir():
+        refuse("experiment_name", name, f"{folder} is a file; choose another name")
 
 
 def data_dir(option_value: Path | None) -> Path:

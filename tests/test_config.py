@@ -93,7 +93,22 @@ def test_yaml_beneath_the_command_line(tmp_path: Path) -> None:
         ("batch_sise: 8", "did you mean --batch_size"),
         ("batch_size: 0", "at least 1"),
         ("batch_size: 1.5", "whole number"),
+        ("batch_size: 1.0e+30", "between 1 and 2,147,483,647"),
+        ("batch_size: true", "whole number"),
+        ("batch_size:", "--batch_size is empty"),
+        ("max_lr: [1, 2]", "--max_lr is .1, 2.: must be a number"),
+        ("max_lr: {a: 1}", "must be a number"),
+        ("max_lr: .nan", "finite and above 0"),
+        ("seed: .inf", "whole number"),
+        ("seed: 4294967296", "between 0 and 4,294,967,295"),
+        ("experiment_name: no", "must be text"),
+        ("experiment_name: [a]", "must be text"),
+        ("experiment_name: ''", "must be text"),
+        ('data_dir: "a\\0b"', "must be a path"),
+        ("1: 2", "unknown option --1"),
+        ("seed: 2026-99-99", "not valid YAML"),
         ("adamw: maybe", "true or false"),
+        ("adamw: 1", "true or false"),
         ("- 1", "option: value"),
         ("a: [", "not valid YAML"),
     ],
@@ -104,6 +119,50 @@ def test_bad_yaml_is_refused(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words) as error:
         config.parse(config.StrongOptions, ["--config", str(path)])
     assert "\n" not in str(error.value)
+
+
+def test_one_value_is_a_list_of_one(tmp_path: Path) -> None:
+    @dataclasses.dataclass
+    class Options:
+        """Options."""
+
+        thresholds: list[float] = config.option([0.1], "several", low=0, high=1)
+
+    path = tmp_path / "run.yaml"
+    path.write_text("thresholds: 0.5\n")
+    assert config.parse(Options, ["--config", str(path)]).thresholds == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--max_lr=0", "must be above 0"),
+        ("--max_lr=inf", "--max_lr is inf: must be finite and above 0"),
+        ("--seq_lr=-1", "--seq_lr is -1.0: must be above 0"),
+        ("--checkpoint_minutes=inf", "finite"),
+        ("--bn_momentum=0", "above 0"),
+        ("--bn_momentum=1.5", "at most 1"),
+        ("--ema=1", "--ema is 1.0: must be at least 0 and below 1"),
+        ("--seed=99999999999999999999", "between 0 and 4,294,967,295"),
+        ("--n_epochs=99999999999999999999", "between 1 and 2,147,483,647"),
+        ("--data_dir=", "must be a path"),
+        ("--experiment_name=", "must be text"),
+        ("--experiment_name=a/b", "plain name"),
+        ("--experiment_name=a\nb", "plain name"),
+        ("--experiment_name=..", "plain name"),
+        ("--experiment_name=" + "é" * 150, "200 characters"),
+        ("--experiment_name=taken", "is a file"),
+        ("--output_dir=taken", "is a file"),
+    ],
+)
+def test_bad_options_are_refused(argument: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken").touch()
+    where = [] if argument.startswith("--output_dir") else [f"--output_dir={tmp_path}"]
+    for cls in SCRIPTS:
+        with pytest.raises(UserError, match=words) as error:
+            config.parse(cls, [*where, argument])
+        assert argument.partition("=")[0] in str(error.value) and len(str(error.value)) < 500
 
 
 def test_round_trip_through_yaml(tmp_path: Path) -> None:
