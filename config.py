@@ -21,7 +21,7 @@ SEQUENCE_MODELS = ("tf", "attn", "gru", "tcn", "mamba", "hybrid")
 STAGES = ("scratch", "ssl", "weak", "strong", "advanced-kd-weak-strong", "clipwise")
 STRATEGIES = ("auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2")
 LONGEST_NAME = 200  # bytes: file systems take 255, and runs get numbers
-PRECISIONS = ("16", "32", "16-mixed", "bf16-mixed", "32-true", "bf16-true", "64-true")
+PRECISIONS = ("16", "32", "16-mixed", "bf16-mixed", "32-true")
 
 
 @dataclass

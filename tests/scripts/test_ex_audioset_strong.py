@@ -73,6 +73,15 @@ def test_published_command_lines_run(line: str, tiny_dir: Path, tmp_path: Path) 
         assert load_model(folder / "best.ckpt").model_name == options.model_name
 
 
+@pytest.mark.parametrize("precision", [p for p in config.PRECISIONS if p not in ("16-mixed", "32")])
+def test_one_step_in_every_precision(precision: str, tiny_dir: Path, tmp_path: Path) -> None:
+    argv = [*SMALL, "--pretrained=scratch", "--batch_size=4", "--n_epochs=1", "--logger=none", "--accelerator=cpu"]
+    argv += [f"--data_dir={tiny_dir}", f"--output_dir={tmp_path}", f"--precision={precision}", "--no_save_model"]
+    ex_audioset_strong.main(argv)
+    figures = json.loads((tmp_path / "as_strong" / "metrics.json").read_text())
+    assert 0 < figures["val/loss"] < 1
+
+
 def losses(folder: Path) -> dict[int, float]:
     """Training loss by optimiser step, over all logs of a run; a step that was logged twice must agree."""
     found: dict[int, float] = {}
