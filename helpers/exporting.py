@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from errors import UserError
 from helpers.backends import INPUT, MEL, METADATA, OUTPUTS, TUNING_KEYS, model_title
 from helpers.events import FRAME_RATE
+from helpers.runtimes import openvino_core
 
 SAMPLE_RATE = 16_000
 OPSET = 18
@@ -265,7 +266,7 @@ def export_openvino(onnx_path: Path, path: Path) -> None:
     """Write an exported ONNX file as OpenVINO IR (`path` .xml and its .bin); float16 weights stay so."""
     openvino = require("openvino")
     onnx = require("onnx")
-    model = openvino.Core().read_model(onnx_path)
+    model = openvino_core().read_model(onnx_path)
     about = {prop.key: prop.value for prop in onnx.load(onnx_path, load_external_data=False).metadata_props}
     model.set_rt_info(about[METADATA], METADATA)
     openvino.save_model(model, path, compress_to_fp16=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,18 @@ _OPENVINO_PRECISIONS = {
 }
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's entry point, one for the life of the process.
+
+    Its CPU plugin gives the thread a stack for signal handlers, which is unmapped when the plugin goes while a later
+    one remembers it: with two of them in turn, the next signal (of a data loader's worker, say) ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINOBackend:
     """Run an ONNX or OpenVINO file of export.py with OpenVINO.
 
@@ -90,7 +103,7 @@ class OpenVINOBackend:
         _check_file(path)
         if precision not in _OPENVINO_PRECISIONS:
             raise UserError(f"--precision is {precision}: OpenVINO knows {', '.join(_OPENVINO_PRECISIONS)}")
-        self._core, self._openvino = openvino.Core(), openvino
+        self._core = openvino_core()
         if device.upper().partition(".")[0] not in self._core.available_devices:
             raise UserError(f"--device is {device}: OpenVINO finds only {', '.join(self._core.available_devices)}")
         self._device = device.upper()

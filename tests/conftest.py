@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy waiting beside a second process slows steps 40-fold
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -52,26 +51,3 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     synthetic.main(["--out", str(folder), "--train", "6", "--eval", "3", "--seed", "6"])
     return folder
-
-
-_status = 0
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Keep the result for `pytest_unconfigure`."""
-    global _status
-    _status = int(exitstatus)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """End without tearing down native libraries, once everything is reported.
-
-    OpenVINO, ONNX Runtime, numba and torch in one process were seen to crash while the interpreter unloaded them
-    after all tests had passed, which would turn a green run into a red one.
-    """
-    if hasattr(config, "workerinput"):  # a worker of pytest-xdist still has to answer
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(_status)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -207,3 +209,26 @@ def test_a_model_for_windows_of_one_length_refuses_others():
     assert Detector(Fixed())
     with pytest.raises(UserError, match=r"--window is 5\.0: this exported model takes 10 s"):
         Detector(Fixed(), window=5.0)
+
+
+SIGNAL_AFTER_OPENVINO = """
+import faulthandler, gc, os, signal
+from pathlib import Path
+from errors import UserError
+from helpers.runtimes import OpenVINOBackend
+
+faulthandler.enable()
+for _ in range(3):
+    try:
+        OpenVINOBackend(Path("pyproject.toml"), device="tpu")
+    except UserError:
+        gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("caught"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_after_openvino():
+    """Two plugins in turn left a stack for signal handlers that was no longer mapped: the next signal was deadly."""
+    ended = subprocess.run([sys.executable, "-c", SIGNAL_AFTER_OPENVINO], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "caught\n"), ended.stderr
