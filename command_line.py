@@ -19,8 +19,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from atomic import replacing
-from errors import UserError, reading
+from atomic import check_writable, replacing
+from errors import UserError, describe, reading
 
 T = TypeVar("T")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
@@ -68,6 +68,16 @@ def refuse(name: str, value: object, why: str) -> NoReturn:
     """Raise the UserError for a bad value of an option."""
     text = str(value)
     raise UserError(f"--{name} is {text if len(text) <= 300 else text[:297] + '...'}: {why}")
+
+
+def check_output(name: str, path: Path, *, folder: bool = False) -> None:
+    """Refuse, before any work, an option that names a file or folder to which nothing can be written."""
+    try:
+        check_writable(path / "file" if folder else path)
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename != str(path.absolute()) else ""
+        error.filename = None
+        refuse(name, path, describe(error) + place)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -193,7 +203,10 @@ def _check_number(name: str, value: float, bounds: dict[str, float]) -> None:
 
 
 def build(cls: type[T], values: dict[str, Any]) -> T:
-    """Options of `cls` from plain values (text or parsed), converted and checked; raises UserError."""
+    """Options of `cls` from plain values (text or parsed), converted and checked; raises UserError.
+
+    Their names stand in the attribute `given`; a method `check` of the class sees them there.
+    """
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     converted = {}
@@ -205,6 +218,7 @@ def build(cls: type[T], values: dict[str, Any]) -> T:
         converted[name] = _convert(name, value, hints[name])
         _check_value(known[name], converted[name])
     options = cls(**converted)
+    options.given = frozenset(values)  # type: ignore[attr-defined]
     check = getattr(options, "check", None)
     if check is not None:
         check()
@@ -225,9 +239,7 @@ def parse(cls: type[T], argv: Sequence[str] | None = None) -> T:
     values = vars(given)
     config_file = values.pop("config", None)
     values = {**(read_yaml(config_file) if config_file else {}), **values}
-    options = build(cls, values)
-    options.given = frozenset(values)  # type: ignore[attr-defined]
-    return options
+    return build(cls, values)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -11,22 +11,35 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
 from atomic import replacing
-from config import SEQUENCE_MODELS, option, parse, refuse
+from config import SEQUENCE_MODELS, check_output, option, parse, refuse
 from errors import exit_on_user_error
 from helpers.backends import check_device
 from helpers.complexity import N_SAMPLES, clips_per_second, deepspeed_macs, processor_name
-from helpers.complexity_report import Model, Row, Throughput, all_models, as_csv, as_json, markdown, plot, row
+from helpers.complexity_report import (
+    Model,
+    Row,
+    Throughput,
+    all_models,
+    as_csv,
+    as_json,
+    markdown,
+    plot,
+    published_psds1,
+    row,
+)
 from models import SEDModel, create_model
 from models.optimize import optimize_for_inference
 
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 PICTURES = (".png", ".pdf", ".svg")
+THROUGHPUT_ONLY = ("device", "batch_size", "precision", "optimize")
 
 
 @dataclass
@@ -37,6 +50,11 @@ class WhichModels:
     seq_model_type: str | None = option(None, "sequence model on top of it", choices=SEQUENCE_MODELS)
     seq_model_dim: int = option(256, "features of the sequence model", low=1, high=8192)
     all: bool = option(False, "every backbone, and every sequence model that was released or is otherwise unseen")
+
+    @property
+    def one(self) -> Model:
+        """The model that the options name."""
+        return self.model_name, self.seq_model_type, self.seq_model_dim if self.seq_model_type else None
 
 
 @dataclass
@@ -58,15 +76,24 @@ class ComplexityOptions(ThroughputOptions):
     json: Path | None = option(None, "file for all figures as JSON")
     plot: Path | None = option(None, f"picture of published PSDS1 over cost ({', '.join(PICTURES)})")
     overwrite: bool = option(False, "replace these files if they exist")
+    given: ClassVar[frozenset[str]] = frozenset()
 
     def check(self) -> None:
         """Raise UserError where options contradict each other or files are in the way."""
         for name in ("csv", "json", "plot"):
             path: Path | None = getattr(self, name)
-            if path is not None and path.exists() and not self.overwrite:
+            if path is None:
+                continue
+            check_output(name, path)
+            if path.exists() and not self.overwrite:
                 refuse(name, path, "it exists; choose another name or give --overwrite")
         if self.plot is not None and self.plot.suffix not in PICTURES:
             refuse("plot", self.plot, f"the name must end in {', '.join(PICTURES)}")
+        for name in THROUGHPUT_ONLY:
+            if name in self.given and not self.throughput:
+                refuse(name, getattr(self, name), "it says how to measure throughput; add --throughput")
+        if self.plot is not None and not self.all and published_psds1(self.one) is None:
+            refuse("plot", self.plot, "this model has no published PSDS1; add --all")
         if self.optimize and "16-mixed" in self.precision:
             refuse("precision", "16-mixed", "--optimize computes in float32 or bfloat16")
 
@@ -75,8 +102,9 @@ class ComplexityOptions(ThroughputOptions):
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     options = parse(ComplexityOptions, argv)
-    one: Model = (options.model_name, options.seq_model_type, options.seq_model_dim if options.seq_model_type else None)
-    models = list(all_models()) if options.all else [one]
+    if options.throughput:
+        check_device(options.device)
+    models = list(all_models()) if options.all else [options.one]
     rows = []
     for i, model in enumerate(models, start=1):
         rows.append(_row(model, options))

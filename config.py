@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from command_line import as_dict, build, build_parser, option, parse, read_yaml, refuse, write_yaml
+from command_line import as_dict, build, build_parser, check_output, option, parse, read_yaml, refuse, write_yaml
 from errors import UserError
 
-__all__ = ["as_dict", "build", "build_parser", "option", "parse", "read_yaml", "refuse", "write_yaml"]
+__all__ = ["as_dict", "build", "build_parser", "check_output", "option", "parse", "read_yaml", "refuse", "write_yaml"]
 
 SEQUENCE_MODELS = ("tf", "attn", "gru", "tcn", "mamba", "hybrid")
 STAGES = ("scratch", "ssl", "weak", "strong", "advanced-kd-weak-strong", "clipwise")
@@ -375,9 +375,11 @@ def check_common(options: Any) -> None:
         raise UserError("--teacher_predictions and --teacher_names belong together: logits, and whose they are")
     if (getattr(options, "dir_p", 0) > 0) and options.impulse_responses is None:
         refuse("dir_p", options.dir_p, "above 0 it needs --impulse_responses")
+    resuming = getattr(options, "resume", None) is not None
     for name in FILES:
         path = getattr(options, name, None)
-        if path is not None and not path.is_file():
+        needed = name != "checkpoint" or not resuming  # a resumed run no longer needs what it started from
+        if path is not None and needed and not path.is_file():
             refuse(name, path, "there is no such file")
 
 
@@ -388,8 +390,9 @@ def _check_folder(options: RunOptions) -> None:
         refuse("experiment_name", repr(name), "it must be a plain name, without slashes")
     if len(name.encode()) > LONGEST_NAME:
         refuse("experiment_name", name, f"it is too long: {LONGEST_NAME} characters at most")
-    if options.output_dir.exists() and not options.output_dir.is_dir():
-        refuse("output_dir", options.output_dir, "it is a file; name a folder")
+    if options.resume is not None:
+        return
+    check_output("output_dir", options.output_dir, folder=True)
     if folder.exists() and not folder.is_dir():
         refuse("experiment_name", name, f"{folder} is a file; choose another name")
 

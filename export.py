@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import ModelOptions, option, parse
+from config import ModelOptions, check_output, option, parse
 from errors import UserError, exit_on_user_error
 from helpers.audio_reader import SAMPLE_RATE, read_blocks
 from helpers.outputs import OutputFolder
@@ -38,6 +38,10 @@ class ExportOptions(ModelOptions):
     out: Path = option(Path("exports"), "folder for the files")
     overwrite: bool = option(False, "replace even files that this program did not write, or that were changed since")
     audio_file: Path | None = option(None, "recording to compare on (default: the example in test_files)")
+
+    def check(self) -> None:
+        """Raise UserError where nothing can be written."""
+        check_output("out", self.out, folder=True)
 
 
 @exit_on_user_error()

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import ModelOptions, option, parse, refuse
+from config import ModelOptions, check_output, option, parse, refuse
 from errors import UserError, exit_on_user_error
 from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
 from helpers.audio_reader import count_channels, read_blocks
@@ -92,6 +92,9 @@ class InferenceOptions(OutputOptions, StreamOptions, DetectionOptions, InputOpti
             RawFormat.parse(self.raw)
         if self.list_models:
             return
+        for name in ("out", "clips"):
+            if getattr(self, name) is not None:
+                check_output(name, getattr(self, name), folder=True)
         if self.stream is not None:
             if self.audio_file or self.audio_list or self.top_k:
                 raise UserError(

@@ -48,6 +48,7 @@ class PseudoLabelOptions:
         """Raise UserError where something is missing or in the way."""
         if not self.teachers:
             raise UserError("--teachers is missing: name checkpoint files or released checkpoints")
+        config.check_output("out", self.out)
         if self.out.exists() and not self.overwrite and "RANK" not in os.environ and "LOCAL_RANK" not in os.environ:
             config.refuse("out", self.out, "the file exists; add --overwrite to replace it")
 

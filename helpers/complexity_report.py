@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
 from helpers.complexity import Complexity, analyse
 from models import backbone_names, cards, create_model, sequence_model_names
 
@@ -78,9 +77,13 @@ def row(model: Model) -> Row:
     """A model's cost and its published PSDS1, without throughput."""
     backbone, seq_type, dim = model
     cost = analyse(lambda: create_model(backbone, seq_model_type=seq_type, seq_model_dim=dim or 0))
+    return Row(backbone, seq_type, dim, cost, published_psds1(model))
+
+
+def published_psds1(model: Model) -> float | None:
+    """PSDS1 (percent) of the released strong checkpoint; None where there is none."""
     of_model = (c for c in cards().values() if (c.backbone, c.seq_model_type, c.seq_model_dim) == model)
-    psds1 = next((card.psds1 for card in of_model if card.stage == "strong"), None)
-    return Row(backbone, seq_type, dim, cost, psds1)
+    return next((card.psds1 for card in of_model if card.stage == "strong"), None)
 
 
 def all_models() -> Iterator[Model]:
@@ -173,14 +176,8 @@ STYLES = {
 
 
 def plot(rows: Sequence[Row], path: Path, picture_format: str = "png") -> None:
-    """Draw published PSDS1 over parameters, MACs and, where it was measured, throughput.
-
-    Raises:
-        UserError: if none of the rows has a published PSDS1.
-    """
+    """Draw published PSDS1, of the rows that have it, over parameters, MACs and, where measured, throughput."""
     rows = [row for row in rows if row.psds1 is not None]
-    if not rows:
-        raise UserError("--plot: none of these models has a published PSDS1; add --all")
     axes_of: dict[str, list[float]] = {
         "parameters": [row.cost.parameters for row in rows],
         "MACs for 10 s": [row.cost.macs for row in rows],

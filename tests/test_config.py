@@ -152,7 +152,8 @@ def test_one_value_is_a_list_of_one(tmp_path: Path) -> None:
         ("--experiment_name=..", "plain name"),
         ("--experiment_name=" + "é" * 150, "200 characters"),
         ("--experiment_name=taken", "is a file"),
-        ("--output_dir=taken", "is a file"),
+        ("--output_dir=taken", "a folder is meant"),
+        ("--output_dir=taken/below", "a folder is meant"),
     ],
 )
 def test_bad_options_are_refused(argument: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from atomic import check_writable, replacing
 from errors import UserError, describe, exit_on_user_error, one_line, reading
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +95,25 @@ def test_the_message_of_a_loader_worker_is_found_in_its_traceback(kind, last, wo
         f'  File "x.py", line 1, in f\n    raise UserError("a: b")\n{last}\n'
     )
     assert one_line(kind(text)) == words
+
+
+def test_what_cannot_be_written_is_known_before_writing(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    check_writable(tmp_path / "file")
+    check_writable(tmp_path / "new" / "folders" / "file")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file"]
+    for path, kind in [
+        (tmp_path, IsADirectoryError),
+        (tmp_path / "file" / "below", NotADirectoryError),
+        (tmp_path / ("n" * 300), OSError),
+    ]:
+        with pytest.raises(kind):
+            check_writable(path)
+        with pytest.raises(OSError), replacing(path) as part:
+            part.touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        check_writable(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

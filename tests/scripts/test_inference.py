@@ -67,7 +67,7 @@ def test_the_picture_with_true_events(tone_model, audio_file, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--audio_file={missing}"], "missing.wav' does not exist"),
+        (["--audio_file={missing}"], "missing.wav: there is no such file"),
         (["--audio_file={empty}"], "empty.wav' is empty"),
         (["--audio_file={text}"], "text.wav' cannot be read as audio"),
         (["--audio_file={good}", "--detection_thresholds", "0.5", "1.2"], "--detection_thresholds is 1.2"),
@@ -78,6 +78,8 @@ def test_the_picture_with_true_events(tone_model, audio_file, tmp_path):
         (["--audio_file={good}", "--checkpoint={missing}"], "missing.wav"),
         (["--audio_file={good}", "--checkpoint={text}"], "text.wav' cannot be read as weights"),
         (["--audio_file={good}", "--true_events={missing}"], "true events"),
+        (["--audio_file={good}", "--out={empty}"], "--out is "),
+        (["--audio_file={good}", "--clips={empty}"], "a file stands where a folder is meant"),
         (["--audio_file={good}", "--cuda", "--device=cpu"], "contradicts --cuda"),
         (["--audio_file={good}", "--tresholds", "0.5"], "unknown option '--tresholds'"),
         ([], "--audio_file is missing"),
@@ -89,7 +91,7 @@ def test_mistakes_end_in_one_line_and_code_2(audio_file, tmp_path, capsys, optio
     places["text"].write_text("no audio " * 99)
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as stop:
-        inference.main([o.format(**places) for o in options] + [f"--out={out}"])
+        inference.main([f"--out={out}"] + [o.format(**places) for o in options])
     captured = capsys.readouterr()
     assert stop.value.code == 2 and message in captured.err and captured.err.count("\n") == 1
     assert not out.exists()
