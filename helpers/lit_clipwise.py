@@ -58,11 +58,11 @@ class ClipModule(SEDModule):
     def on_validation_epoch_end(self) -> None:
         figures: dict[str, Any] = self.scores.compute()
         for name, value in figures.items():
-            if isinstance(value, dict):  # number -> figure
+            if not isinstance(value, dict):
+                self.log(f"val/{name}", value)
+            elif value:  # number -> figure
                 labels = self.groups if name.endswith("per_group") else self.classes
                 self.per_class[name] = {labels[number]: v for number, v in value.items()}
-            else:
-                self.log(f"val/{name}", value)
         self.scores.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

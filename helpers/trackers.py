@@ -130,7 +130,7 @@ def end_tracking() -> None:
     """Close the run that W&B has open, so that the next training of this process gets one of its own."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish(quiet=True)
+        wandb.finish()
 
 
 class SacredLogger(Logger):

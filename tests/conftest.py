@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy waiting beside a second process slows steps 40-fold
@@ -9,6 +10,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,4 +52,20 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny")
     synthetic.main(["--out", str(folder), "--train", "6", "--eval", "3", "--seed", "6"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clipwise_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a small data set of 2 s clips in the layout of a clip-wise task, once; task -> its folder."""
+    from data_util.synthetic_layouts import LayoutRequest, make_layout
+
+    sizes = {"esc50": (40, 10), "tau2020": (30, 20), "fsd50k": (28, 14), "openmic": (40, 20)}
+
+    @functools.cache
+    def folder(task: str) -> Path:
+        path = tmp_path_factory.mktemp(task)
+        make_layout(path, LayoutRequest(task, *sizes[task], seconds=2.0, seed=7))
+        return path
+
     return folder
