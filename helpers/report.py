@@ -176,7 +176,7 @@ def describe(
         },
         "tags": [(name.label, round(p, 3)) for name, p in tags],
         "truth": list(truth),
-        "spectrogram": _picture(log_mel(read_blocks(source, detection.channel), detection.duration, MAX_COLUMNS)),
+        "spectrogram": picture(log_mel(read_blocks(source, detection.channel), detection.duration, MAX_COLUMNS)),
         "audio": _audio(source, detection),
     }
 
@@ -197,7 +197,7 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _picture(decibel: np.ndarray) -> str:
+def picture(decibel: np.ndarray) -> str:
     """The spectrogram as a WebP picture in a data URL."""
     from matplotlib import colormaps
     from PIL import Image
