@@ -9,11 +9,12 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.trainer.states import TrainerFn
 
 from atomic import replacing
 from helpers.run_folder import LAST, PERIODIC
@@ -29,6 +30,8 @@ class ValidateLastEpoch(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
+
+    on_train_start = on_train_epoch_start  # a run that is resumed within its last epoch does not start that one
 
 
 class ReportCorruptClips(pl.Callback):
@@ -53,14 +56,17 @@ class GracefulInterrupt(pl.Callback):
     """On the first Ctrl-C, finish the optimiser step at hand, save a checkpoint that `--resume` continues, and end.
 
     A second Ctrl-C ends at once. SIGTERM, which clusters send before they take a machine back, counts as the first.
+    A validation is not finished: the checkpoint is written before it starts, and the resumed run begins with it.
 
     Args:
         folder: of the run.
+        before_validation: write that checkpoint; without it, what an interrupted validation follows is lost.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, before_validation: bool = True) -> None:
+        self.folder, self.before_validation = folder, before_validation
         self.requested = False
+        self._validation_is_due = False
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -80,18 +86,47 @@ class GracefulInterrupt(pl.Callback):
         self.requested = True
         log.info("\nstopping after this step (Ctrl-C again: at once) ...")
 
+    def _stop(self) -> NoReturn:
+        path = self.folder / LAST
+        if path.is_file():
+            log.info("saved %s; continue with --resume %s", path, path.parent)
+        raise KeyboardInterrupt
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if between_steps(trainer, batch_idx) and agreed(trainer, self.requested):
-            path = self.folder / LAST
-            trainer.save_checkpoint(path)
-            log.info("saved %s; continue with --resume %s", path, path.parent)
-            raise KeyboardInterrupt
+            trainer.save_checkpoint(self.folder / LAST)
+            self._stop()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        wanted = agreed(trainer, self.requested, every=1)
+        if wanted or self.before_validation:
+            self._validation_is_due = True
+            trainer.save_checkpoint(self.folder / LAST)
+            self._validation_is_due = False
+        if wanted:
+            self._stop()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._validation_is_due:
+            # Lightning takes up a validation again whose first batch has begun, and skips one that has not
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            progress["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        if self.requested:
-            raise KeyboardInterrupt  # the last epoch's checkpoint is there
+        if self.requested and trainer.state.fn == TrainerFn.FITTING:
+            self._stop()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        over = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
+        if not over and agreed(trainer, self.requested, every=1):
+            trainer.save_checkpoint(self.folder / LAST)
+            self._stop()
 
 
 class PeriodicCheckpoint(pl.Callback):
@@ -120,7 +155,8 @@ class PeriodicCheckpoint(pl.Callback):
         trainer.save_checkpoint(self.folder / PERIODIC.replace("*", f"{trainer.global_step:08d}"))
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
-            for old in sorted(self.folder.glob(PERIODIC))[: -self.keep]:
+            written = sorted(self.folder.glob(PERIODIC), key=lambda path: path.stat().st_mtime_ns)
+            for old in written[: -self.keep]:
                 old.unlink(missing_ok=True)
 
 
@@ -130,14 +166,14 @@ def between_steps(trainer: pl.Trainer, batch_idx: int) -> bool:
     return not last and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
-def agreed(trainer: pl.Trainer, wanted: bool) -> bool:
+def agreed(trainer: pl.Trainer, wanted: bool, every: int = AGREE_EVERY) -> bool:
     """Whether any of the processes wants it; all of them ask, and all get the same answer.
 
-    Several processes agree every few optimiser steps only: each time they wait for each other.
+    Several processes agree once in `every` optimiser steps only: each time they wait for each other.
     """
     if trainer.world_size == 1:
         return wanted
-    if trainer.global_step % AGREE_EVERY:
+    if trainer.global_step % every:
         return False
     votes = torch.tensor(float(wanted), device=trainer.strategy.root_device)
     return float(trainer.strategy.reduce(votes, reduce_op="sum")) > 0

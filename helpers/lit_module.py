@@ -28,6 +28,7 @@ from models.sed_model import SEDModel
 log = logging.getLogger("efficientsed")
 
 HEADS = frozenset({"strong_head", "weak_head"})
+SUMS_KEY = "losses_of_the_epoch"  # in a checkpoint within an epoch
 NEVER = torch.iinfo(torch.int64).max
 SCRATCH_BN_MOMENTUM = 0.1  # the published 0.01 lags behind for the first hundreds of steps
 
@@ -151,7 +152,10 @@ class SEDModule(pl.LightningModule):
 
     def take_means(self) -> dict[str, float]:
         """Mean of the loss and its components since the last call, over all processes; every process has to call it."""
-        means = {name: torch.stack(values).float().mean() for name, values in self._sums.items()}
+        device = self.device  # losses of a resumed epoch lie on the CPU
+        means = {
+            name: torch.stack([v.to(device) for v in values]).float().mean() for name, values in self._sums.items()
+        }
         self._sums = {}
         return {name: float(self.trainer.strategy.reduce(value, reduce_op="mean")) for name, value in means.items()}
 
@@ -240,6 +244,10 @@ class SEDModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA_KEY] = {**self.model.metadata(), "options": config.as_dict(self.options)}
+        checkpoint[SUMS_KEY] = {name: torch.stack(values) for name, values in self._sums.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._sums = {name: list(values) for name, values in checkpoint.get(SUMS_KEY, {}).items()}
 
 
 @functools.cache

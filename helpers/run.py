@@ -32,7 +32,6 @@ from helpers.half_precision import avoid_slow_gradients
 from helpers.lit_module import SEDModule
 from helpers.run_folder import (
     BEST,
-    CONFIG_FILE,
     LAST,
     RunRecord,
     global_rank,
@@ -131,7 +130,7 @@ def _callbacks(options: Any, folder: Path, logs: bool) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = [ProgressBar(), ValidateLastEpoch()]
     if options.ema > 0:
         callbacks.append(EMAWeightAveraging(decay=options.ema))
-    callbacks += [GracefulInterrupt(folder), ShowValidation(folder)]
+    callbacks += [GracefulInterrupt(folder, options.save_model), ShowValidation(folder)]
     if logs:
         callbacks.append(LearningRateMonitor(logging_interval="step"))
     if options.save_model:
@@ -201,12 +200,12 @@ def build_model(options: Any, n_classes_weak: int | None = None, labels: Sequenc
     Raises UserError for unknown names and unsuitable or missing weights.
     """
     model_type = {"model_name", "seq_model_type", "seq_model_dim"}
-    if options.checkpoint is not None:
+    resuming = getattr(options, "resume", None) is not None  # its weights come with the checkpoint
+    if options.checkpoint is not None and not resuming:
         _, metadata = read_checkpoint(options.checkpoint)
         for name in (model_type - options.given) & metadata.keys():
             setattr(options, name, metadata[name])
     torch.manual_seed(getattr(options, "seed", 0))
-    resuming = getattr(options, "resume", None) is not None  # its weights come with the checkpoint
     model = create_model(
         options.model_name,
         seq_model_type=options.seq_model_type,
@@ -256,8 +255,6 @@ def start_trainer(
     if global_rank() == 0:
         open_log(folder)
     trainer = make_trainer(options, folder, n_batches, n_epochs, ReportCorruptClips(*datasets), model=model)
-    if trainer.is_global_zero:
-        config.write_yaml(options, folder / CONFIG_FILE)
     return trainer, folder
 
 

@@ -37,6 +37,25 @@ PERIODIC = "step_*.ckpt"
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "h5py", "soundfile", "soxr")
 OptionsT = TypeVar("OptionsT", bound=config.RunOptions)
+# What a resumed run may change: how it is computed and watched, not what is learnt. Paths may change too: files move.
+CHANGEABLE = frozenset(
+    [
+        "n_epochs",
+        "save_model",
+        "num_workers",
+        "accelerator",
+        "precision",
+        "logger",
+        "recorder",
+        "check_val_every_n_epoch",
+        "checkpoint_minutes",
+        "keep_checkpoints",
+        "gradient_checkpointing",
+        "compile",
+        "profile",
+        "median_window",
+    ]
+)
 
 
 def global_rank() -> int:
@@ -77,11 +96,13 @@ def resume_checkpoint(options: config.RunOptions) -> Path:
     """The checkpoint that `--resume` means, the newest of its folder; raises UserError if there is none."""
     assert options.resume is not None
     if str(options.resume) == "newest":
-        pattern = f"{options.experiment_name}*"
-        found = [c for folder in options.output_dir.glob(pattern) if (c := newest_checkpoint(folder))]
+        name = options.experiment_name
+        folders = options.output_dir.glob("*") if options.output_dir.is_dir() else ()
+        runs = [folder for folder in folders if re.fullmatch(rf"{re.escape(name)}(-\d+)?", folder.name)]
+        found = [c for folder in runs if (c := newest_checkpoint(folder))]
         if not found:
-            config.refuse("resume", options.experiment_name, f"no {LAST} in {options.output_dir}/{pattern}")
-        return max(found, key=lambda path: path.stat().st_mtime)
+            config.refuse("resume", name, f"there is no run of this name with a {LAST} in {options.output_dir}")
+        return max(found, key=lambda path: path.stat().st_mtime_ns)
     path: Path | None = options.resume
     if options.resume.is_dir():
         path = newest_checkpoint(options.resume)
@@ -97,22 +118,54 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def resumed_options(options: OptionsT, argv: Sequence[str]) -> OptionsT:
-    """The options of the run that `--resume` continues, with those of the command line on top."""
+    """The options of the run that `--resume` continues, with those of the command line on top.
+
+    Raises UserError for a checkpoint from which no training can go on, for a run that has all its epochs, and for an
+    option with another value than the run's, unless it says how or where the run is computed.
+    """
     checkpoint = resume_checkpoint(options)
+    epoch, _ = resume_position(checkpoint)
     saved = checkpoint.parent / CONFIG_FILE
     if saved.is_file():
-        options = config.parse(type(options), ["--config", str(saved), *argv])
+        options = _continued(options, config.read_yaml(saved), checkpoint)
     options.resume = checkpoint
+    if epoch >= options.n_epochs:  # type: ignore[attr-defined]
+        advice = "name a larger --n_epochs to go on, or evaluate it with --evaluate --checkpoint"
+        config.refuse("resume", checkpoint, f"the run has all its {epoch} epochs; {advice}")
+    return options
+
+
+def _continued(options: OptionsT, saved: dict[str, Any], checkpoint: Path) -> OptionsT:
+    """The saved options with those on top that were named now."""
+    named = {name: getattr(options, name) for name in options.given - {"resume"}}
+    kept = {name: value for name, value in saved.items() if name not in ("resume", "evaluate", "overwrite")}
+    run = config.build(type(options), {**kept, "resume": str(checkpoint)})
+    for name, value in named.items():
+        moved = isinstance(value, Path) and name != "checkpoint"
+        if value != getattr(run, name) and not moved and name not in CHANGEABLE:
+            why = f"the run has {getattr(run, name)}, which --resume cannot change; leave it out, or start a new run"
+            config.refuse(name, value, why)
+    options = config.build(type(options), {**kept, **named, "resume": str(checkpoint)})
+    options.given = frozenset(kept) | frozenset(named)  # type: ignore[misc]
     return options
 
 
 def resume_position(checkpoint: Path) -> tuple[int, int]:
-    """Epoch and number of batches in it that a training checkpoint has behind it."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    loops = content["loops"]["fit_loop"]
-    epoch = loops["epoch_progress"]["current"]["completed"]
-    batches = loops["epoch_loop.batch_progress"]["current"]["processed"]
-    ended = loops["epoch_progress"]["current"]["processed"] > epoch  # saved at the end of an epoch
+    """Epoch and number of batches in it that a training checkpoint has behind it.
+
+    Raises UserError for a file that is no checkpoint of a training.
+    """
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        loops = content["loops"]["fit_loop"]
+        epoch: int = loops["epoch_progress"]["current"]["completed"]
+        batches: int = loops["epoch_loop.batch_progress"]["current"]["processed"]
+        ended = loops["epoch_progress"]["current"]["processed"] > epoch  # saved at the end of an epoch
+    except (KeyError, TypeError, IndexError):
+        config.refuse("resume", checkpoint, "it holds no state of a training; to start from its weights: --checkpoint")
+    except Exception as error:  # whatever the unpickler meets in a damaged file
+        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+        config.refuse("resume", checkpoint, f"it cannot be read as a checkpoint ({reason})")
     return (epoch + 1, 0) if ended else (epoch, batches)
 
 
@@ -226,6 +279,25 @@ Use: `python inference.py --checkpoint={BEST} --audio_file=FILE`
 """
 
 
+def remove_checkpoints(folder: Path, keep: Path | None) -> None:
+    """Remove what an overwritten run left, so that `--resume` never mixes two runs; not the weights to start from."""
+    for path in (folder / LAST, folder / BEST, *folder.glob(PERIODIC)):
+        if path.exists() and not (keep is not None and path.samefile(keep)):
+            path.unlink()
+
+
+def read_history(path: Path, epoch: int) -> list[dict[str, float]]:
+    """The rows of `metrics.csv` before an epoch; none if the file is missing or damaged."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            read = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        rows = [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in read]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("the figures so far are lost: %s cannot be read (%s)", path, error)
+        return []
+    return [row for row in rows if row["epoch"] < epoch]
+
+
 class RunRecord(pl.Callback):
     """Keeps the records of a run up to date: environment, metrics per epoch, curves, model card.
 
@@ -246,15 +318,25 @@ class RunRecord(pl.Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if hasattr(callback, "folder"):
                 callback.folder = self.folder
-        if trainer.is_global_zero:
-            write_text(self.folder / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+        if trainer.is_global_zero and stage != "fit":
+            self._explain()
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        path = self.folder / HISTORY_FILE
-        if trainer.is_global_zero and self.options.resume is not None and path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                read = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-            self.rows = [row for row in read if row.get("epoch", 0) < trainer.current_epoch]
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # not earlier: now a resumed checkpoint is known to fit, and the epoch is that of the checkpoint
+        if not trainer.is_global_zero:
+            return
+        if self.options.resume is None:
+            remove_checkpoints(self.folder, keep=self.options.checkpoint)
+        else:
+            self.rows = read_history(self.folder / HISTORY_FILE, trainer.current_epoch)
+        self._explain()
+
+    def _explain(self) -> None:
+        write_text(self.folder / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+        try:
+            config.write_yaml(self.options, self.folder / CONFIG_FILE)
+        except OSError as error:
+            log.warning("%s was not written: %s", CONFIG_FILE, error.strerror or error)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validated = trainer.current_epoch

@@ -27,6 +27,12 @@ def test_the_newest_checkpoint_continues_a_run(tmp_path: Path) -> None:
         (folder / name).touch()
         time.sleep(0.02)
     assert run_folder.resume_checkpoint(options) == folder / "step_00000010.ckpt"
+    for other in ("name2", "name-new", "name-10"):  # the last one is of the same name
+        (tmp_path / "runs" / other).mkdir()
+        (tmp_path / "runs" / other / "last.ckpt").touch()
+        time.sleep(0.02)
+        (tmp_path / "runs" / "name2" / "last.ckpt").touch()
+    assert run_folder.resume_checkpoint(options) == tmp_path / "runs" / "name-10" / "last.ckpt"
     options.resume = folder
     assert run_folder.resume_checkpoint(options) == folder / "step_00000010.ckpt"
     options.resume = folder / "last.ckpt"

@@ -1,0 +1,138 @@
+"""Stopping and going on: at any moment, to the same end; and never into another run."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import ex_audioset_strong
+from helpers.lit_module import SEDModule
+from models import create_model
+
+Run = Callable[..., Path]
+
+
+def train(data_dir: Path, output_dir: Path, name: str, *more: str) -> Path:
+    """Train two short epochs, or go on with them; gives the folder of the run."""
+    place = [f"--data_dir={data_dir}", f"--output_dir={output_dir}", f"--experiment_name={name}"]
+    ex_audioset_strong.main([*place, "--num_workers=0", "--logger=none", "--accelerator=cpu", *more])
+    return output_dir / name
+
+
+def new_training(folder: Path) -> list[str]:
+    """Options of a run that starts from a file of weights."""
+    torch.manual_seed(0)
+    torch.save(create_model("fmn04").state_dict(), folder / "weights.pt")
+    steps = ["--batch_size=2", "--accumulate_grad_batches=1", "--n_epochs=2", "--check_val_every_n_epoch=1"]
+    return [f"--checkpoint={folder / 'weights.pt'}", "--model_name=fmn04", "--ema=0.5", *steps]
+
+
+@pytest.fixture
+def run(tiny_dir: Path, tmp_path: Path) -> Run:
+    return functools.partial(train, tiny_dir, tmp_path)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> list[str]:
+    return new_training(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    return train(tiny_dir, folder, "whole", *new_training(folder))
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def interrupted_in(monkeypatch: pytest.MonkeyPatch, step: str, epoch: int, batch: int) -> None:
+    """Let Ctrl-C come once while a batch is worked on."""
+    original, asked = getattr(SEDModule, step), []
+
+    def stepped(self: SEDModule, batch_of_step: Any, batch_idx: int, *more: Any) -> Any:
+        if (self.current_epoch, batch_idx) == (epoch, batch) and not asked:
+            asked.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batch_of_step, batch_idx, *more)
+
+    monkeypatch.setattr(SEDModule, step, stepped)
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch", "batch"),
+    [("validation_step", 0, 0), ("validation_step", 1, 1), ("training_step", 0, 2), ("training_step", 1, 1)],
+    ids=["in the validation", "in the last validation", "in the last batch", "in the last epoch"],
+)
+def test_interrupted_at_any_moment(
+    whole: Path,
+    run: Run,
+    training: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    step: str,
+    epoch: int,
+    batch: int,
+) -> None:
+    """Ctrl-C, then --resume alone: the same figures of each epoch and the same weights as without."""
+    interrupted_in(monkeypatch, step, epoch, batch)
+    with pytest.raises(SystemExit) as stop:
+        run("stopped", *training)
+    assert stop.value.code == 130
+    (tmp_path / "weights.pt").unlink()  # a run that goes on does not need what it started from
+    got = run("stopped", "--resume")
+    assert history(got) == history(whole)
+    assert len(history(got)) == 2 and all(row["val/psds1"] and row["train/loss"] for row in history(got))
+    first, second = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (whole, got))
+    for weights in ("state_dict", "current_model_state"):
+        assert all(torch.equal(first[weights][key], second[weights][key]) for key in first[weights])
+    assert json.loads((got / "metrics.json").read_text())["val/psds1"] == float(history(whole)[1]["val/psds1"])
+
+
+def test_only_what_fits_goes_on(
+    run: Run, training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each refusal is one line, and leaves the run as it was; more epochs are no other run."""
+    folder = run("done", *training, "--n_epochs=1")
+    written = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert not {"resume", "evaluate", "overwrite"} & yaml.safe_load(written["config.yaml"]).keys()
+    (tmp_path / "cut.ckpt").write_bytes(written["last.ckpt"][:5000])
+    capsys.readouterr()
+    for options, words in (
+        ([f"--resume={folder}"], "all its 1 epochs"),
+        ([f"--resume={folder}", "--n_epochs=2", "--max_lr=0.5"], "--max_lr is 0.5"),
+        ([f"--resume={folder}", "--n_epochs=2", "--batch_size=3"], "--batch_size is 3"),
+        ([f"--resume={folder}", "--n_epochs=2", "--model_name=fmn06"], "--model_name is fmn06"),
+        ([f"--resume={folder}", "--n_epochs=2", "--adamw", "--weight_decay=0.1"], "is "),
+        ([f"--resume={tmp_path / 'weights.pt'}"], "no state of a training"),
+        ([f"--resume={tmp_path / 'cut.ckpt'}"], "cannot be read"),
+        (["--resume", "--experiment_name=don"], "no run of this name"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run("done", *options)
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert stop.value.code == 2 and len(lines) == 1 and words in lines[0], lines
+        assert written == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    run("done", "--resume", "--n_epochs=2")
+    assert [row["epoch"] for row in history(folder)] == ["0", "1"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["n_epochs"] == 2
+
+
+def test_overwriting_leaves_nothing_to_resume_by_mistake(run: Run, training: list[str]) -> None:
+    folder = run("again", *training, "--n_epochs=1")
+    (folder / "step_00000099.ckpt").write_bytes(b"of another run")
+    run("again", *training, "--n_epochs=1", "--overwrite")
+    assert sorted(path.name for path in folder.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
