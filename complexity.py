@@ -22,6 +22,7 @@ from config import SEQUENCE_MODELS, check_output, option, parse, refuse
 from errors import exit_on_user_error
 from helpers.backends import check_device
 from helpers.complexity import N_SAMPLES, clips_per_second, deepspeed_macs, processor_name
+from helpers.complexity_plot import plot
 from helpers.complexity_report import (
     Model,
     Row,
@@ -30,7 +31,6 @@ from helpers.complexity_report import (
     as_csv,
     as_json,
     markdown,
-    plot,
     published_psds1,
     row,
 )

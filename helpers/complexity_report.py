@@ -1,14 +1,12 @@
-"""Figures of many models side by side: as a table, CSV, JSON, and performance over cost in a picture."""
+"""Figures of many models side by side: as a table, CSV, JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from helpers.complexity import Complexity, analyse
@@ -157,62 +155,3 @@ def as_json(rows: Sequence[Row], environment: dict[str, Any]) -> str:
         for row in rows
     ]
     return json.dumps({"clip_seconds": CLIP_SECONDS, "environment": environment, "models": models}, indent=1)
-
-
-# ---- picture --------------------------------------------------------------------------------------------------
-
-CNN, TRANSFORMER = "none", "transformer"  # models without a sequence model
-# colour (after Okabe and Ito, told apart with every kind of colour vision), marker, label's place in points
-STYLES = {
-    CNN: ("#000000", "o", (4, -7)),
-    TRANSFORMER: ("#666666", "*", (-5, 5)),
-    "tf": ("#0072B2", "s", (4, -7)),
-    "hybrid": ("#D55E00", "D", (-22, 5)),
-    "gru": ("#009E73", "^", (4, -7)),
-    "attn": ("#CC79A7", "v", (4, -7)),
-    "mamba": ("#E69F00", "P", (4, -7)),
-    "tcn": ("#56B4E9", "X", (4, -7)),
-}
-
-
-def plot(rows: Sequence[Row], path: Path, picture_format: str = "png") -> None:
-    """Draw published PSDS1, of the rows that have it, over parameters, MACs and, where measured, throughput."""
-    rows = [row for row in rows if row.psds1 is not None]
-    axes_of: dict[str, list[float]] = {
-        "parameters": [row.cost.parameters for row in rows],
-        "MACs for 10 s": [row.cost.macs for row in rows],
-    }
-    settings = dict.fromkeys(measured.setting for row in rows for measured in row.throughput)
-    for setting in settings:
-        rates = [next((m.clips_per_second for m in row.throughput if m.setting == setting), math.nan) for row in rows]
-        axes_of[f"clips per second ({setting})"] = rates
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * len(axes_of), 4.5), layout="constrained")
-    for axes, (label, values) in zip(figure.subplots(1, len(axes_of), squeeze=False)[0], axes_of.items(), strict=True):
-        _panel(axes, rows, values)
-        axes.set_xlabel(label)
-        axes.set_ylabel("PSDS1 on AudioSet Strong (published)")
-    figure.axes[0].legend(title="sequence model", fontsize="small")
-    figure.savefig(path, dpi=150, format=picture_format)
-
-
-def _panel(axes: Any, rows: Sequence[Row], values: Sequence[float]) -> None:
-    """One scatter plot of PSDS1 over `values`; models of one backbone and sequence type are joined."""
-    series: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
-    for row, value in zip(rows, values, strict=True):
-        bare = TRANSFORMER if row.cost.receptive_field[0] is None else CNN
-        key = (row.seq_model_type, row.backbone) if row.seq_model_type else (bare, "")
-        label = f"{row.backbone}:{row.seq_model_dim}" if row.seq_model_dim else row.backbone
-        series.setdefault(key, []).append((value, float(row.psds1 or math.nan), label))
-    named = set()
-    for (kind, _), points in sorted(series.items()):
-        colour, marker, place = STYLES.get(kind, ("#999999", ".", (4, -7)))
-        xs, ys, labels = zip(*sorted(points), strict=True)
-        style = {"color": colour, "marker": marker, "lw": 0 if kind == TRANSFORMER else 0.8, "ms": 5}
-        axes.plot(xs, ys, label=None if kind in named else kind, **style)
-        named.add(kind)
-        for x, y, label in zip(xs, ys, labels, strict=True):
-            axes.annotate(label, (x, y), fontsize=5, color=colour, xytext=place, textcoords="offset points")
-    axes.set_xscale("log")
-    axes.grid(alpha=0.3)

@@ -8,7 +8,8 @@ import json
 import pytest
 
 import complexity
-from helpers.complexity_report import Row, Throughput, all_models, as_csv, as_json, markdown, plot, row
+from helpers.complexity_plot import plot
+from helpers.complexity_report import Row, Throughput, all_models, as_csv, as_json, markdown, row
 
 
 def test_one_model_as_table_csv_and_json(tmp_path, capsys) -> None:
