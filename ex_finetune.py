@@ -1,0 +1,88 @@
+"""Fine-tune a sound event detector on your own recordings and classes.
+
+python ex_finetune.py --audio DIR --events FILE.csv
+python ex_finetune.py --audio DIR                       # label files of Audacity or Raven, or a folder per class
+python inference.py --checkpoint runs/finetune/best.ckpt --audio_file FILE
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy waiting starves the data workers
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import config
+from config_finetune import FinetuneOptions
+from errors import exit_on_user_error
+
+if TYPE_CHECKING:
+    from data_util.own_data import OwnData
+
+log = logging.getLogger("efficientsed")
+
+
+@exit_on_user_error()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Options -> recordings, their splits -> training, or a checkpoint -> report."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    options = config.parse(FinetuneOptions, argv)
+    from data_util.own_data import read_own_data
+    from helpers import run, run_folder  # torch is imported from here on: wrong options are refused at once
+
+    run.prepare()
+    if options.resume is not None:
+        options = run_folder.resumed_options(options, argv)
+    assert options.audio is not None
+    data = read_own_data(options.audio, options.events, options.group_column)
+    (evaluate if options.evaluate else train)(options, data)
+
+
+def train(options: FinetuneOptions, data: OwnData) -> None:
+    """Train, keep the best state, tune its decisions on the validation recordings, report on the test recordings."""
+    from helpers import run
+    from helpers.finetune_report import report_on
+    from helpers.lit_finetune import FinetuneModule, choose_start, splits_of, stop_early, train_sampler, windows_of
+    from helpers.run_folder import BEST
+    from helpers.tuning import tune_checkpoint
+
+    splits = splits_of(data, options)
+    train_set, val_set = windows_of(data, splits)
+    choose_start(options)
+    options.settle(len(train_set))
+    model = run.build_model(options, labels=data.labels)
+    module = FinetuneModule(model, options, val_set, data.clip_labels)
+    loader = run.train_loader(train_set, train_sampler(train_set, options), options)
+    trainer, folder = run.start_trainer(options, model, len(loader), options.n_epochs, train_set, val_set)
+    stop_early(trainer, options)
+    windows = f"{len(train_set):,} of {train_set.seconds:g} s"
+    length = f"{len(loader)} steps, at most {options.n_epochs} of them; {options.frozen_epochs} with a frozen backbone"
+    log.info("%s", run.describe(options, module, trainer, folder, training_windows=windows, epochs=length))
+    run.fit(trainer, module, loader, run.eval_loader(val_set, options), options)
+    run.report(folder, trainer, module, "last epoch")
+    device = str(trainer.strategy.root_device)
+    tune_checkpoint(folder / BEST, splits["val"], device)
+    report_on(folder / BEST, folder, data, splits, device, n_bootstrap=options.n_bootstrap)
+
+
+def evaluate(options: FinetuneOptions, data: OwnData) -> None:
+    """Report on the test recordings with a checkpoint that was fine-tuned; on all of them with `--test_share 1`."""
+    from helpers.devices import accelerator
+    from helpers.finetune_report import report_on
+    from helpers.lit_finetune import splits_of
+    from helpers.run_folder import open_log, run_dir
+
+    assert options.checkpoint is not None
+    everything = {"train": [], "val": [], "test": data.recordings}
+    splits = everything if options.test_share == 1 else splits_of(data, options)
+    folder = run_dir(options)
+    open_log(folder)
+    report_on(options.checkpoint, folder, data, splits, accelerator(options), n_bootstrap=options.n_bootstrap)
+
+
+if __name__ == "__main__":
+    main()

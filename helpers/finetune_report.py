@@ -1,0 +1,316 @@
+"""What came out of fine-tuning, as one HTML page that asks for nothing from outside, and as JSON."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from data_util.audio import SAMPLE_RATE, DecodeError
+from data_util.own_data import OwnData, Recording
+from data_util.own_splits import balance
+from data_util.own_windows import read_part
+from helpers.backends import model_title
+from helpers.finetune_scores import examine
+from helpers.plots import log_mel
+from helpers.report import picture
+from helpers.run_folder import HISTORY_FILE, write_text
+from helpers.svg_charts import line_chart
+from helpers.tuning import read_tuning, score_recordings
+from models.checkpoints import read_checkpoint
+from models.sed_model import load_model
+
+log = logging.getLogger("efficientsed")
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "resources" / "finetune_report.html"
+PAGE, FIGURES = "report.html", "report.json"
+EXCERPT_SECONDS = 20.0  # of a long recording: where most went wrong
+CURVES = {
+    "Loss": {"training": "train/frame_loss", "validation": "val/loss"},
+    "PSDS1 on the validation recordings": {"": "val/psds1_macro_averaged"},
+}
+Estimate = Sequence[float | None]
+
+
+def report_on(
+    checkpoint: Path,
+    folder: Path,
+    data: OwnData,
+    splits: Mapping[str, Sequence[Recording]],
+    device: str,
+    n_bootstrap: int = 1000,
+) -> dict[str, Any]:
+    """Score the test recordings as `inference.py` would, and write page and figures.
+
+    Args:
+        checkpoint: of our own training, with or without tuned decisions.
+        folder: of the run.
+        data: all recordings.
+        splits: without test recordings, those for validation are reported on, and the page says so.
+        device: to compute on.
+        n_bootstrap: draws behind the confidence intervals.
+
+    Returns:
+        What `report.json` holds.
+    """
+    name = "test" if any(r.events for r in splits["test"]) else "val"
+    model, metadata = load_model(checkpoint), read_checkpoint(checkpoint)[1]
+    tuning = read_tuning(metadata, len(model.labels))
+    scored = list(splits[name])
+    scores = score_recordings(model, scored, device)
+    figures = examine(scores, scored, model.labels, tuning, clip_labels=data.clip_labels, n_bootstrap=n_bootstrap)
+    report = {
+        "name": folder.name,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "model": model_title(model),
+        "checkpoint": str(checkpoint),
+        "scored": name,
+        "clip_labels": data.clip_labels,
+        "splits": {split: [r.name for r in recordings] for split, recordings in splits.items()},
+        "balance": balance(data, splits),
+        "notes": data.notes,
+        **figures,
+    }
+    write_text(folder / FIGURES, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    paths = {r.name: r.path for r in scored}
+    write_text(folder / PAGE, render(report, read_history(folder / HISTORY_FILE), paths))
+    log.info("%s", summary(report))
+    log.info("report: %s", folder / PAGE)
+    return report
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Figures per epoch of a run; nothing where it has none."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The main figures as text."""
+    width = max(len(row["label"]) for row in report["classes"])
+    lines = [f"{report['scored']} recordings: {report['recordings']}, with 95 % intervals"]
+    for title, key in HEADLINES:
+        lines.append(f"  {title:<{max(width, 24)}}  {_interval(report[key])}")
+    lines += [f"  {row['label']:<{max(width, 24)}}  {_interval(row['event_f1'])}" for row in report["classes"]]
+    return "\n".join(lines)
+
+
+HEADLINES = (("Event F1", "event_f1"), ("F1 of 1-s segments", "segment_f1"), ("PSDS1", "psds1"))
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(estimate: Estimate) -> str:
+    value, low, high = (_number(part) for part in estimate)
+    return value if low == "-" else f"{value} ({low} to {high})"
+
+
+# ---- the page -------------------------------------------------------------------------------------------------
+
+
+def render(report: Mapping[str, Any], history: Sequence[Mapping[str, float]], paths: Mapping[str, Path]) -> str:
+    """The page; whatever names say, they stay text.
+
+    Args:
+        report: from `report_on`.
+        history: figures per epoch.
+        paths: of the recordings that are scored.
+    """
+    parts = {
+        "TITLE": _text(report["name"]),
+        "ABOUT": _about(report),
+        "HEADLINES": "".join(_tile(title, report[key]) for title, key in HEADLINES),
+        "CLASSES": _class_table(report["classes"]),
+        "CONFUSION": _confusion_table(report["confusion"], [row["label"] for row in report["classes"]]),
+        "CURVES": _curves(history),
+        "WORST": "".join(_worst_clip(entry, paths) for entry in report["worst"]) or "<p>No errors at all.</p>",
+        "BALANCE": _balance_table(report["balance"]),
+        "NOTES": "".join(f"<li>{_text(note)}</li>" for note in report["notes"]) or "<li>Nothing to note.</li>",
+    }
+    page = TEMPLATE.read_text(encoding="utf-8")
+    pieces = page.split("<!-- ")  # replaced one by one: what is put in is never searched again
+    return pieces[0] + "".join(_fill(piece, parts) for piece in pieces[1:])
+
+
+def _fill(piece: str, parts: Mapping[str, str]) -> str:
+    name, _, rest = piece.partition(" -->")
+    return parts[name] + rest if name in parts else f"<!-- {piece}"
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _about(report: Mapping[str, Any]) -> str:
+    sizes = ", ".join(f"{len(names)} {name}" for name, names in report["splits"].items())
+    scored = {"test": "test recordings, which training has not seen", "val": "validation recordings"}[report["scored"]]
+    lines = [f"{_text(report['model'])} · recordings: {sizes} · {_text(report['written'][:16].replace('T', ' '))}"]
+    lines.append(f"Figures are of {report['recordings']} {scored} ({report['seconds'] / 60:.1f} minutes).")
+    if report["scored"] == "val":
+        lines.append("<strong>They are too good: thresholds were tuned on these recordings.</strong>")
+    if report["clip_labels"]:
+        lines.append("Only the class of each recording is known: an event stands for a recording.")
+    return "".join(f"<p>{line}</p>" for line in lines)
+
+
+def _tile(title: str, estimate: Estimate) -> str:
+    value, low, high = estimate
+    span = "" if low is None else f"95 %: {_number(low)} to {_number(high)}"
+    return f'<div class="tile"><span>{_text(title)}</span><b>{_number(value)}</b><span>{span}</span></div>'
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; the first column is text, the others are numbers. Cells are HTML."""
+    head = "".join(f"<th>{cell}</th>" for cell in header)
+    body = "".join(
+        f"<tr><th scope=row>{row[0]}</th>" + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _class_table(classes: Sequence[Mapping[str, Any]]) -> str:
+    header = (
+        "Class",
+        "Events",
+        "Event F1",
+        "95 %",
+        "Precision",
+        "Recall",
+        "Segment F1",
+        "PSDS1",
+        "Threshold",
+        "Median",
+    )
+    rows = [
+        (
+            _text(row["label"]),
+            str(row["events"]),
+            f"<b>{_number(row['event_f1'][0])}</b>",
+            _whisker(row["event_f1"]),
+            _number(row["precision"]),
+            _number(row["recall"]),
+            _number(row["segment_f1"][0]),
+            _number(row["psds1"]),
+            _number(row["threshold"], 3),
+            f"{row['median_window'] / 25:.2f} s",
+        )
+        for row in classes
+    ]
+    return _table(header, rows)
+
+
+def _whisker(estimate: Estimate) -> str:
+    """An estimate and its interval on a line from 0 to 1."""
+    value, low, high = estimate
+    if value is None or low is None or high is None:
+        return ""
+    bar = f'<i style="left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%"></i>'
+    point = f'<u style="left:{100 * value:.1f}%"></u>'
+    return f'<span class="whisker" title="{_number(low)} to {_number(high)}">{bar}{point}</span>'
+
+
+def _confusion_table(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    """Rows: what happened; columns: what was detected; darker is a larger share of the row."""
+    if not counts:
+        return "<p>Nothing was scored.</p>"
+    header = ["True \\ detected", *map(_text, labels), "nothing"]
+    rows = []
+    for i, (name, row) in enumerate(zip([*map(_text, labels), "nothing"], counts, strict=True)):
+        cells = []
+        for j, count in enumerate(row):
+            share = count / max(1, sum(row))
+            kind = "good" if i == j else "bad"
+            none = "" if count else " none"
+            shown = "" if i == j == len(labels) else str(count)
+            cells.append(f'<span class="cell {kind}{none}" style="--share:{share:.2f}">{shown}</span>')
+        rows.append([name, *cells])
+    return _table(header, rows)
+
+
+def _balance_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    header = ["Class", *(name.capitalize() for name in rows[0] if name != "label")]
+    return _table(header, [[_text(value) for value in row.values()] for row in rows])
+
+
+def _curves(history: Sequence[Mapping[str, float]]) -> str:
+    if not history:
+        return "<p>This report is about a checkpoint; its training left no curves here.</p>"
+    chosen = max((row for row in history if "val/choice" in row), key=lambda row: row["val/choice"], default=None)
+    kept = chosen["epoch"] if chosen else None
+    charts = []
+    for title, curves in CURVES.items():
+        lines = {name: [(r["epoch"], r[key]) for r in history if key in r] for name, key in curves.items()}
+        charts.append(f"<figure><figcaption>{title}</figcaption>{line_chart(lines, kept)}</figure>")
+    return "".join(charts)
+
+
+# ---- clips to listen to ---------------------------------------------------------------------------------------
+
+
+def _worst_clip(entry: Mapping[str, Any], paths: Mapping[str, Path]) -> str:
+    start, seconds = excerpt(entry["true"], entry["detected"], entry["duration"])
+    what = f"{entry['missed']:.1f} s missed, {entry['false']:.1f} s detected wrongly"
+    if seconds < entry["duration"]:
+        what += f"; shown: {start:.0f} s to {start + seconds:.0f} s of {entry['duration']:.0f} s"
+    title = f"<h3>{_text(entry['name'])}</h3><p>{what}</p>"
+    try:
+        audio = read_part(paths[entry["name"]], start, seconds)
+    except DecodeError as error:
+        return f"<article>{title}<p>It cannot be read again: {_text(error)}</p></article>"
+    lanes = "".join(
+        _lane(label, entry, start, seconds) for label in sorted({e[2] for e in (*entry["true"], *entry["detected"])})
+    )
+    return (
+        f'<article>{title}<div class="heard"><img alt="spectrogram" src="{picture(log_mel([audio], seconds))}">'
+        f'{lanes}</div><audio controls preload="none" src="{sound(audio)}"></audio></article>'
+    )
+
+
+def _lane(label: str, entry: Mapping[str, Any], start: float, seconds: float) -> str:
+    """True events of a class above, detected ones below, on the time axis of the picture."""
+    bars = ""
+    for kind in ("true", "detected"):
+        for onset, offset, name in entry[kind]:
+            left, right = ((np.clip((t - start) / seconds, 0, 1)) * 100 for t in (onset, offset))
+            if name == label and right > left:
+                title = f"{kind}: {_text(label)}, {onset:.2f} s to {offset:.2f} s"
+                bars += f'<i class="{kind}" style="left:{left:.2f}%;width:{right - left:.2f}%" title="{title}"></i>'
+    return f'<div class="lane">{bars}<span title="{_text(label)}">{_text(label)}</span></div>'
+
+
+def excerpt(true: Sequence[Any], detected: Sequence[Any], duration: float) -> tuple[float, float]:
+    """Start and length of the part of a recording in which most went wrong."""
+    if duration <= EXCERPT_SECONDS:
+        return 0.0, duration
+    wrong = np.zeros(int(duration) + 1)
+    for label in {event[2] for event in (*true, *detected)}:
+        tracks = []
+        for events in (true, detected):
+            track = np.zeros(len(wrong), bool)
+            for onset, offset, name in events:
+                track[int(onset) : int(np.ceil(offset))] |= name == label
+            tracks.append(track)
+        wrong += tracks[0] != tracks[1]
+    sums = np.convolve(wrong, np.ones(int(EXCERPT_SECONDS)), mode="valid")
+    return min(float(np.argmax(sums)), duration - EXCERPT_SECONDS), EXCERPT_SECONDS
+
+
+def sound(audio: np.ndarray) -> str:
+    """Samples [n] at 16 kHz as FLAC in a data URL."""
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(audio, -1, 1), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return f"data:audio/flac;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
