@@ -74,7 +74,9 @@ def train(options: DownstreamOptions) -> dict[str, float]:
     """Train and validate on one fold, test where there are test clips of their own; returns the final figures."""
     from data_util.downstream_clips import EpochCuts, TaskClips
     from helpers import run
+    from helpers.clip_card import clip_card
     from helpers.lit_clipwise import ClipModule
+    from helpers.run_folder import CARD_FILE, write_text
 
     data, task = read_data(options), options.row
     train_set = TaskClips(data.train, options.clip_seconds or task.seconds, seed=options.seed)
@@ -92,7 +94,11 @@ def train(options: DownstreamOptions) -> dict[str, float]:
     run.fit(trainer, module, loader, eval_loader, options)
     if data.test is not None:
         trainer = test(options, data.test, module, folder)
-    return report(trainer, module, folder, "last epoch" if data.test is None else "test")
+    scored = "last epoch" if data.test is None else "test clips, best checkpoint"
+    figures = report(trainer, module, folder, scored)
+    if trainer.is_global_zero:
+        write_text(folder / CARD_FILE, clip_card(options, data.classes, figures, scored))
+    return figures
 
 
 def test(options: DownstreamOptions, clips: ClipList, module: ClipModule, folder: Path) -> Trainer:

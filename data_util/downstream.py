@@ -144,12 +144,18 @@ def one_hot(indices: Sequence[int], n_classes: int) -> np.ndarray:
     return np.eye(n_classes, dtype=np.float32)[np.asarray(indices, np.int64)]
 
 
-def ordered_classes(index_by_name: dict[str, int], path: Path) -> tuple[str, ...]:
-    """Names in the order of their indices; raises UserError unless these are 0, 1, ... without gap or repetition."""
-    names = sorted(index_by_name, key=index_by_name.__getitem__)
-    if [index_by_name[name] for name in names] != list(range(len(names))):
-        raise UserError(f"{path}: the class indices are not 0 to {len(names) - 1}, each once: {index_by_name}"[:300])
-    return tuple(names)
+def class_indices(pairs: Iterable[tuple[str, int]], path: Path) -> dict[str, int]:
+    """Index of each class, in the order of the indices, from (name, index) pairs that may come again.
+
+    Raises:
+        UserError: the indices are not 0, 1, ..., each for one name.
+    """
+    unique = sorted(set(pairs), key=lambda pair: pair[1])
+    index_by_name = dict(unique)
+    if len(index_by_name) < len(unique) or list(index_by_name.values()) != list(range(len(unique))):
+        shown = ", ".join(f"{name}: {index}" for name, index in unique)[:200]
+        raise UserError(f"{path}: the class indices are not 0 to {len(unique) - 1}, each for one class: {shown}")
+    return index_by_name
 
 
 def _number(text: str, what: str, path: Path) -> int:
@@ -166,11 +172,11 @@ def read_esc50(folder: Path, fold: int) -> TaskData:
     """ESC-50: one fold is tested, the others are trained on (Piczak, "ESC", ACM Multimedia 2015)."""
     path = folder / "meta" / "esc50.csv"
     rows = read_rows(path, ["filename", "fold", "target", "category"])
-    index_by_name = {row["category"]: _number(row["target"], "target", path) for row in rows}
-    classes = ordered_classes(index_by_name, path)
+    pairs = [(row["category"], _number(row["target"], "target", path)) for row in rows]
+    classes = tuple(class_indices(pairs, path))
     folds = np.array([_number(row["fold"], "fold", path) for row in rows])
     files = existing([folder / "audio" / Path(row["filename"]).name for row in rows], path)
-    targets = one_hot([index_by_name[row["category"]] for row in rows], len(classes))
+    targets = one_hot([target for _, target in pairs], len(classes))
 
     def clips(chosen: np.ndarray, what: str) -> ClipList:
         if not chosen.any():
@@ -201,8 +207,8 @@ def read_fsd50k(folder: Path, fold: int) -> TaskData:
     truth = folder / "FSD50K.ground_truth"
     path = truth / "vocabulary.csv"
     rows = _rows(path, ["index", "label", "mid"], ",", header=False)
-    index_by_name = {row["label"]: _number(row["index"], "index", path) for row in rows}
-    classes = ordered_classes(index_by_name, path)
+    index_by_name = class_indices([(row["label"], _number(row["index"], "index", path)) for row in rows], path)
+    classes = tuple(index_by_name)
 
     def clips(part: str, split: str | None = None) -> ClipList:
         path = truth / f"{part}.csv"
@@ -226,10 +232,10 @@ def read_openmic(folder: Path, fold: int) -> TaskData:
     """OpenMIC-2018: 20 instruments, of which only some are known in each clip (Humphrey et al., ISMIR 2018)."""
     path = folder / "class-map.json"
     try:
-        index_by_name = {str(name): int(index) for name, index in json.loads(path.read_text(encoding="utf-8")).items()}
+        pairs = [(str(name), int(index)) for name, index in json.loads(path.read_text(encoding="utf-8")).items()]
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} cannot be read as a map from class to index: {' '.join(str(error).split())}") from None
-    classes = ordered_classes(index_by_name, path)
+    classes = tuple(class_indices(pairs, path))
     labels = folder / "openmic-2018.npz"
     arrays = read_npz(labels, ("Y_true", "Y_mask", "sample_key"))
     truth, known, keys = arrays["Y_true"], arrays["Y_mask"].astype(bool), [str(key) for key in arrays["sample_key"]]

@@ -51,8 +51,8 @@ class ClipModule(SEDModule):
             return
         batch = {name: value[readable] for name, value in batch.items() if isinstance(value, Tensor)}
         logits = self.model(self.model.mel_forward(batch["audio"]))[1].float()
-        loss = self.loss(logits, loss_targets(batch))
-        self.log("val/loss", loss, batch_size=len(readable), sync_dist=True)
+        n_terms = int(batch["known"].sum()) if "known" in batch else len(readable)  # that the loss is a mean of
+        self.log("val/loss", self.loss(logits, loss_targets(batch)), batch_size=max(1, n_terms), sync_dist=True)
         self.scores.update(logits, batch["weak"], **{name: batch[name] for name in ("known", "group") if name in batch})
 
     def on_validation_epoch_end(self) -> None:

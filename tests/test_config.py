@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import config
+from config_clipwise import DownstreamOptions
 from errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
-SCRIPTS = [config.StrongOptions, config.WeakOptions, config.OnlineOptions]
+SCRIPTS = [config.StrongOptions, config.WeakOptions, config.OnlineOptions, DownstreamOptions]
 
 PUBLISHED_DEFAULTS = {  # of the training script on AudioSet Strong
     "experiment_name": "as_strong",
