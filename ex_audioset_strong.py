@@ -69,6 +69,7 @@ def evaluate(options: config.StrongOptions, data_dir: Path) -> None:
 
     eval_set = AudioSetStrong(data_dir, "eval")
     model = run.build_model(options)
+    run.require_trained(model, options, "strong_head")
     module = SEDModule(model, options, eval_set.ground_truth(), eval_set.durations())
     trainer, folder = run.start_trainer(options, model, 1, 1, eval_set)
     trainer.validate(module, run.eval_loader(eval_set, options), verbose=False)

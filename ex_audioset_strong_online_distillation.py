@@ -82,6 +82,7 @@ def evaluate(options: config.OnlineOptions, data_dir: Path) -> None:
 
     strong, weak = AudioSetStrong(data_dir, "eval"), AudioSetWeak(data_dir, "eval")
     model = run.build_model(options, n_classes_weak=len(weak.vocabulary))
+    run.require_trained(model, options, "strong_head")
     module = OnlineDistillation(model, options, strong.ground_truth(), strong.durations())
     trainer, folder = run.start_trainer(options, model, 1, 1, strong, weak)
     trainer.validate(module, [run.eval_loader(s, options) for s in (strong, weak)], verbose=False)

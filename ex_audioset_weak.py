@@ -83,6 +83,7 @@ def evaluate(options: config.WeakOptions, data_dir: Path) -> None:
 
     eval_set = AudioSetWeak(data_dir, "eval")
     model = run.build_model(options, n_classes_weak=len(eval_set.vocabulary))
+    run.require_trained(model, options, "weak_head")
     module = SEDModule(model, options)
     trainer, folder = run.start_trainer(options, model, 1, 1, eval_set)
     trainer.validate(module, run.eval_loader(eval_set, options), verbose=False)

@@ -23,6 +23,7 @@ from helpers.outputs import OutputFolder, read_true_events
 from helpers.pipeline import Job
 from helpers.report import ReportPages
 from helpers.results import ALL_FORMATS, ResultWriter
+from helpers.runtimes import ENDINGS
 
 
 @dataclass
@@ -122,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
         read_true_events(options.true_events, inputs[0].path, {})
     detector = _make_detector(options)
     alone = len(inputs) == 1 and options.channels != "each" and not options.skip_existing
+    if options.tags and not detector.backend.has_tags:
+        refuse("tags", True, "no loss has trained the weak head of these weights, so its tags would be noise")
     writer = _make_writer(options, detector, inputs[0].stem if alone else "report")
     if alone:
         return listen_to_one(detector, writer, _jobs_of(options, inputs[0])[0])
@@ -136,7 +139,21 @@ def _list_models() -> int:
     return 0
 
 
+def _check_names(options: InferenceOptions) -> None:
+    """Raise UserError where the options say that a checkpoint holds another model than it does."""
+    names = options.given & {"model_name", "seq_model_type", "seq_model_dim"}
+    if not names or options.checkpoint is None or options.checkpoint.suffix.lower() in ENDINGS:
+        return
+    from models.checkpoints import read_checkpoint
+
+    metadata = read_checkpoint(options.checkpoint)[1]
+    for name in sorted(names & metadata.keys()):
+        if getattr(options, name) != metadata[name]:
+            refuse(name, getattr(options, name), f"{options.checkpoint} holds {metadata[name]}; leave the option out")
+
+
 def _make_detector(options: InferenceOptions) -> Detector:
+    _check_names(options)
     return Detector(
         options.model_name,
         checkpoint=options.checkpoint,

@@ -59,7 +59,9 @@ def load_teacher(name: str) -> SEDModel:
     from models.registry import unknown_name
 
     if Path(name).is_file():
-        return load_model(name)
+        model = load_model(name)
+        model.require_trained("strong_head")
+        return model
     if name not in cards():
         if Path(name).suffix:
             raise UserError(f"--teachers is {name}: there is no such file")

@@ -28,6 +28,7 @@ class Backend(Protocol):
     labels: Sequence[str]
     length: int | None  # samples that a window must have; None: any
     tuning: dict[str, Any]  # what was tuned for this model: class_thresholds [C], class_median_windows [C], or nothing
+    has_tags: bool  # whether the probabilities per clip come from a trained head
 
     def __call__(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Waveforms [B, N] at 16 kHz -> probabilities per frame [B, C, T] and per clip [B, Cw], float32."""
@@ -55,6 +56,7 @@ class TorchBackend:
         self.labels: Sequence[str] = model.labels  # type: ignore[assignment]
         self.name = model_title(model)
         self.tuning: dict[str, Any] = getattr(model, "tuning", {})
+        self.has_tags = "weak_head" not in getattr(model, "untrained", ())
         self.model = _optimized(model, bfloat16=number == "bf16").to(self.device).eval()
         # An optimised model computes in bfloat16 by itself.
         plain = {"16": torch.float16} if self.model is not model else {"16": torch.float16, "bf16": torch.bfloat16}
@@ -150,6 +152,8 @@ def load_torch_model(
             pretrained=pretrained,
             checkpoint=checkpoint,
         )
+    if checkpoint is not None or pretrained != "scratch":
+        model.require_trained("strong_head")
     model.tuning = {key: metadata[key] for key in TUNING_KEYS if metadata.get(key) is not None}  # type: ignore[assignment]
     return model
 

@@ -155,6 +155,7 @@ def metadata(model: nn.Module) -> dict[str, Any]:
         "labels": list(model.labels),  # type: ignore[arg-type]
         "sample_rate": SAMPLE_RATE,
         "frame_rate": FRAME_RATE,
+        "has_tags": "weak_head" not in getattr(model, "untrained", ()),
         **tuning,
     }
 

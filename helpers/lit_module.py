@@ -243,7 +243,9 @@ class SEDModule(pl.LightningModule):
     # ---- checkpoints ----------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[METADATA_KEY] = {**self.model.metadata(), "options": config.as_dict(self.options)}
+        untrained = self.model.untrained - self.options.trained_heads - {"seq_model"}
+        about = {**self.model.metadata(), "untrained": sorted(untrained)}
+        checkpoint[METADATA_KEY] = {**about, "options": config.as_dict(self.options)}
         checkpoint[SUMS_KEY] = {name: torch.stack(values) for name, values in self._sums.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -224,6 +224,12 @@ def build_model(options: Any, n_classes_weak: int | None = None, labels: Sequenc
     return model
 
 
+def require_trained(model: SEDModel, options: Any, head: str) -> None:
+    """Raise UserError where an evaluation would score noise, unless it is asked for with `--pretrained=scratch`."""
+    if options.pretrained != "scratch" or options.checkpoint is not None:
+        model.require_trained(head)
+
+
 def enable_gradient_checkpointing(model: SEDModel, options: Any) -> None:
     """Let the backbone compute activations again; raises UserError for one that cannot."""
     switch: Any = getattr(model.model, "set_gradient_checkpointing", None)

@@ -137,7 +137,7 @@ def resumed_options(options: OptionsT, argv: Sequence[str]) -> OptionsT:
 
 def _continued(options: OptionsT, saved: dict[str, Any], checkpoint: Path) -> OptionsT:
     """The saved options with those on top that were named now."""
-    named = {name: getattr(options, name) for name in options.given - {"resume"}}
+    named = {name: getattr(options, name) for name in options.given - {"resume"}}  # type: ignore[attr-defined]
     kept = {name: value for name, value in saved.items() if name not in ("resume", "evaluate", "overwrite")}
     run = config.build(type(options), {**kept, "resume": str(checkpoint)})
     for name, value in named.items():
@@ -146,7 +146,7 @@ def _continued(options: OptionsT, saved: dict[str, Any], checkpoint: Path) -> Op
             why = f"the run has {getattr(run, name)}, which --resume cannot change; leave it out, or start a new run"
             config.refuse(name, value, why)
     options = config.build(type(options), {**kept, **named, "resume": str(checkpoint)})
-    options.given = frozenset(kept) | frozenset(named)  # type: ignore[misc]
+    options.given = frozenset(kept) | frozenset(named)  # type: ignore[attr-defined]
     return options
 
 

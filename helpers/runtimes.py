@@ -57,6 +57,7 @@ class OnnxBackend:
         about = _metadata(self._session.get_modelmeta().custom_metadata_map.get(METADATA), path)
         self.name, self.labels, self.length = f"{about['name']} (ONNX Runtime)", tuple(about["labels"]), about["length"]
         self.tuning = {key: about[key] for key in TUNING_KEYS if key in about}
+        self.has_tags = bool(about.get("has_tags", True))
 
     def __call__(self, waveforms: np.ndarray) -> Scores:
         """Waveforms [B, N] -> probabilities [B, C, T] and [B, Cw]."""
@@ -114,6 +115,7 @@ class OpenVINOBackend:
         about = _metadata(_stored(model), path)
         self.name, self.labels, self.length = f"{about['name']} (OpenVINO)", tuple(about["labels"]), about["length"]
         self.tuning = {key: about[key] for key in TUNING_KEYS if key in about}
+        self.has_tags = bool(about.get("has_tags", True))
         self._precision = _OPENVINO_PRECISIONS[precision]
         if self._precision == "f32":
             self._front, self._net = None, self._compile(model, "f32")

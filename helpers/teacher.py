@@ -75,7 +75,9 @@ def build_teacher(
         UserError: no weights are named, they do not fit, or they do not hold the head.
     """
     if checkpoint is not None and "model_name" in checkpoints.read_checkpoint(str(checkpoint))[1]:
-        return Teacher(load_model(str(checkpoint)), temperature)
+        model = load_model(str(checkpoint))
+        model.require_trained(head)
+        return Teacher(model, temperature)
     if model_name is None:
         raise UserError(f"--teacher_model_name is missing: '{checkpoint or pretrained}' does not say which model it is")
     if checkpoint is None:
@@ -83,7 +85,6 @@ def build_teacher(
     model = create_model(
         model_name, seq_model_type=seq_model_type, seq_model_dim=seq_model_dim, n_classes_weak=N_WEAK_CLASSES
     )
-    report = checkpoints.load_weights(model, str(checkpoint))
-    if any(key.startswith(head) for key in report.initialised):
-        raise UserError(f"'{checkpoint}' cannot be the teacher: it holds no trained {head.replace('_', ' ')}")
+    model.untrained = checkpoints.load_weights(model, str(checkpoint)).untrained
+    model.require_trained(head)
     return Teacher(model, temperature)

@@ -23,6 +23,7 @@ from errors import UserError
 from models.cards import RESOURCES, Card
 
 METADATA_KEY = "efficientsed"  # entry of our own checkpoints: how to build the model
+PARTS = ("seq_model", "strong_head", "weak_head")  # of a detector, above the backbone
 HEADS = ("strong_head", "weak_head")
 _OWN_KEYS = r"(?=model\.|seq_model\.|strong_head\.|weak_head\.)"
 _BLOCK = 1 << 20  # bytes
@@ -36,6 +37,13 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     initialised: list[str] = field(default_factory=list)  # not in the file: left at their initialisation
     refused: dict[str, str] = field(default_factory=dict)  # in the file but not taken, with the reason
+    never_trained: frozenset[str] = frozenset()  # those of `PARTS` that the file says no loss has reached
+
+    @property
+    def untrained(self) -> frozenset[str]:
+        """Which of `PARTS` give noise: at their initialisation, at least in part, or never trained."""
+        random = frozenset(part for part in PARTS for key in self.initialised if key.startswith(f"{part}."))
+        return random | self.never_trained
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.loaded)} entries loaded"]
@@ -98,8 +106,10 @@ def load_weights(model: nn.Module, path: Path | str) -> LoadReport:
     stay at their initialisation; the classifier of a clip-wise file is not taken. Anything else that is missing,
     unexpected or of another shape raises UserError naming the keys.
     """
-    state, _ = read_checkpoint(path)
-    return load_state(model, state, str(path))
+    state, metadata = read_checkpoint(path)
+    report = load_state(model, state, str(path))
+    report.never_trained = frozenset(metadata.get("untrained", ()))
+    return report
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:

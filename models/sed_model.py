@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Heads in released files that no loss ever reached.
+UNTRAINED_HEADS = {stage: frozenset({"weak_head"}) for stage in ("strong", "advanced-kd-weak-strong")}
 N_STRONG_CLASSES = 447  # AudioSet Strong, training set
 
 
@@ -45,6 +47,9 @@ class SEDModel(nn.Module):
         seq_model_type: a registered sequence model, or None for none.
         seq_model_dim: its number of features.
         labels: names of the strong classes; n_classes_weak: outputs of the weak head.
+
+    Attributes:
+        untrained: those of `models.checkpoints.PARTS` whose weights are random, or were never trained.
     """
 
     frame_rate = FRAME_RATE
@@ -60,6 +65,7 @@ class SEDModel(nn.Module):
         super().__init__()
         self.model_name, self.seq_model_type, self.seq_model_dim = model_name, seq_model_type, seq_model_dim
         self.labels = tuple(labels)
+        self.untrained = frozenset(checkpoints.PARTS if seq_model_type else checkpoints.HEADS)
         self.model = build_backbone(model_name)
         self.seq_model = build_sequence_model(seq_model_type, self.model.embed_dim, seq_model_dim)
         features: int = self.seq_model.out_dim  # type: ignore[assignment]
@@ -88,6 +94,16 @@ class SEDModel(nn.Module):
         features = self.features(mel)
         return self.strong_head(features), self.weak_head(features)
 
+    def require_trained(self, head: str) -> None:
+        """Raise UserError if the scores of a head (`strong_head` or `weak_head`) would mean nothing."""
+        random = [part.replace("_", " ") for part in ("seq_model", head) if part in self.untrained]
+        if random:
+            sequence = f" with {self.seq_model_type}:{self.seq_model_dim}" if self.seq_model_type else ""
+            raise UserError(
+                f"these weights hold no trained {' and no trained '.join(random)} for {self.model_name}{sequence} with "
+                f"{len(self.labels)} classes: its scores would be noise; name weights of a detector, or train it first"
+            )
+
     @property
     def causal(self) -> bool:
         """Whether the sequence model looks only into the past (backbones look about 0.8 s ahead)."""
@@ -107,6 +123,7 @@ class SEDModel(nn.Module):
             "seq_model_dim": self.seq_model_dim,
             "labels": list(self.labels),
             "n_classes_weak": self.weak_head.out_features,
+            "untrained": sorted(self.untrained),
         }
 
 
@@ -145,12 +162,15 @@ def create_model(
     if seq_model_type is not None and seq_model_dim < 1:
         raise UserError(f"seq_model_dim is {seq_model_dim}; it must be positive")
     model = SEDModel(model_name, seq_model_type, seq_model_dim, labels, n_classes_weak or len(labels))
+    never_trained: frozenset[str] = frozenset()
     if checkpoint is None and pretrained not in (None, "scratch"):
         card = find_card(model_name, str(pretrained), seq_model_type, seq_model_dim)
         checkpoint = checkpoints.fetch(card)
+        never_trained = UNTRAINED_HEADS.get(card.stage, never_trained)
     if checkpoint is not None:
         report = checkpoints.load_weights(model, checkpoint)
         log.info("%s", report)
+        model.untrained = report.untrained | never_trained
     return model.eval()
 
 
@@ -170,5 +190,6 @@ def load_model(path: str | Path) -> SEDModel:
         labels,
         metadata["n_classes_weak"],
     )
-    checkpoints.load_state(model, state, str(path))
+    report = checkpoints.load_state(model, state, str(path))
+    model.untrained = report.untrained | frozenset(metadata.get("untrained", ()))
     return model.eval()
