@@ -37,7 +37,7 @@ class DownstreamOptions(
     accumulate_grad_batches: int = option(1, "batches whose gradients are summed for one step", low=1)
     n_epochs: int = option(80, "epochs", low=1)
     max_lr: float | None = option(  # type: ignore[assignment]
-        None, "peak learning rate of the backbone (default: the task's)", low=0
+        None, "peak learning rate of the backbone (default: the task's)", above=0
     )
     warm_up_len: int = option(10, "epochs of rising learning rate", low=0)
     ramp_down_start: int = option(10, "last epoch at the peak learning rate", low=0)
