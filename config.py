@@ -155,6 +155,8 @@ class StrongOptions(AugmentOptions, OptimizerOptions, RunOptions, StrongDataOpti
         check_common(self)
         if self.distillation_loss_weight > 0 and self.pseudo_labels_file is None and not self.evaluate:
             refuse("distillation_loss_weight", self.distillation_loss_weight, "above 0 it needs --pseudo_labels_file")
+        if self.distillation_loss_weight == 0 and self.pseudo_labels_file is not None and not self.evaluate:
+            refuse("pseudo_labels_file", self.pseudo_labels_file, "--distillation_loss_weight is 0: published is 0.9")
 
 
 @dataclass
@@ -345,6 +347,13 @@ class OnlineOptions(
         if self.weak_distillation_loss_weight > 0 and self.teacher_predictions is None:
             weight = self.weak_distillation_loss_weight
             refuse("weak_distillation_loss_weight", weight, "above 0 it needs --teacher_predictions")
+        for name, term in (
+            ("pseudo_labels_file", "strong_distillation_loss_weight"),
+            ("teacher_predictions", "weak_distillation_loss_weight"),
+            ("teacher_pseudo_labels", "online_distillation_loss_weight"),
+        ):
+            if getattr(self, name) is not None and getattr(self, term) == 0 and not self.evaluate:
+                refuse(name, getattr(self, name), f"nothing would learn from it: --{term} is 0")
 
 
 FILES = (

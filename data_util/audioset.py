@@ -12,11 +12,13 @@ A sample is a dict that the default collate function can stack:
     index           int                 of the clip in the data set
     valid           bool                False: the clip cannot be decoded; audio is silence, leave it out of scores
     pseudo_logits   float16 [447, 250]  teacher logits (strong sets with a pseudo-label file; else absent)
-    has_pseudo      bool                False: no row in that file; pseudo_logits are 0, use the hard labels
+    has_pseudo      bool                False: no row in that file, or a damaged one; pseudo_logits are 0, use the
+                                        hard labels
 
 A corrupt clip in training is replaced by another one (so `clip_id` and `index` are those of the other); in evaluation
 it comes as silence with `valid` False. Either way it is counted, whatever process met it: `corrupt_clips()` and
 `new_corrupt_report()` work in the main process. More than one corrupt clip and more than 1 % of the set is an error.
+Damaged pseudo labels (unreadable, or not numbers) are counted and reported in the same way, and are no error.
 """
 
 from __future__ import annotations
@@ -202,7 +204,6 @@ class AudioSetStrong(ClipDataset):
             names = ", ".join(file.path.name for file in files)
             raise UserError(f"no clip of {names} in {data_dir} has labels in {labels.name}")
         super().__init__(files, rows, replace_corrupt=split == "train")
-        self.missing_clips: list[str] = np.delete(events.clip_ids, clips).tolist()
         self.events = events.select(clips)
         self._open_pseudo_labels(pseudo_labels)
 
@@ -211,6 +212,7 @@ class AudioSetStrong(ClipDataset):
             source = open_pseudo_labels(source, n_classes=len(self.vocabulary))
         self.pseudo_labels = source
         self.without_pseudo = 0
+        self._pseudo_status = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
         if source is not None:
             self._pseudo_rows = source.rows_of(self.clip_ids)
             self.without_pseudo = int((self._pseudo_rows < 0).sum())
@@ -239,9 +241,24 @@ class AudioSetStrong(ClipDataset):
         if row < 0 or self.pseudo_labels is None:
             return None
         try:
-            return self.pseudo_labels.read(row)
+            logits = self.pseudo_labels.read(row)
         except (ValueError, OSError):
-            return None
+            logits = None
+        if logits is not None and not np.isnan(logits).any():
+            return logits
+        if self._pseudo_status[index] < _CORRUPT:
+            self._pseudo_status[index] = _CORRUPT
+        return None
+
+    def new_corrupt_report(self) -> str | None:
+        """One line about corrupt clips and damaged pseudo labels that no earlier call has reported; None: nothing."""
+        reports = [super().new_corrupt_report()]
+        fresh = (self._pseudo_status == _CORRUPT).nonzero().flatten().tolist()
+        if fresh:
+            self._pseudo_status[fresh] = _REPORTED
+            names = ", ".join(self.clip_ids[i] for i in fresh)
+            reports.append(f"{len(fresh)} clips have damaged pseudo labels and use their hard labels: {names}")
+        return "; ".join(filter(None, reports)) or None
 
     def ground_truth(self) -> dict[str, list[tuple[float, float, str]]]:
         """Clip id -> list of (onset s, offset s, class name); clips without events have an empty list."""

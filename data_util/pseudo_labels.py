@@ -12,6 +12,7 @@ Two layouts, told apart by their entries; `open_pseudo_labels` opens either:
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from data_util.processes import worker_pool
 from errors import UserError, exit_on_user_error
 
 N_CLASSES = 447
+_log = logging.getLogger(__name__)
 NAMES, DENSE, PACKED = "filenames", "strong_logits", "packed_logits"
 _CHUNK = 64  # clips that a worker packs at a time
 
@@ -56,6 +58,9 @@ class _NamedRows(LazyHdf5):
             names = self._check(file)
         self._names = np.array([clip_id_of_name(name.decode("utf-8", "replace")) for name in names], np.str_)
         self._order = np.argsort(self._names, kind="stable")
+        ordered = self._names[self._order]
+        if (again := ordered[1:][ordered[1:] == ordered[:-1]]).size:
+            _log.warning("%s: %d rows repeat a clip, such as %s; the first counts", path, len(again), again[0])
 
     def _check(self, file: h5py.File) -> np.ndarray:
         """Refuse a malformed file; returns the names of its rows."""

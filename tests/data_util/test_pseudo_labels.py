@@ -96,6 +96,29 @@ def test_damaged_rows_fall_back(data_dir, tmp_path):
     assert dataset[3]["pseudo_logits"].abs().max() == 0
 
 
+def test_rows_that_are_not_numbers_fall_back_and_are_reported_once(data_dir, tmp_path):
+    clips = AudioSetStrong(data_dir).clip_ids
+    write(tmp_path / "p.h5", clips)
+    with h5py.File(tmp_path / "p.h5", "r+") as file:
+        file["strong_logits"][1, 5, 7] = np.nan
+    dataset = AudioSetStrong(data_dir, pseudo_labels=tmp_path / "p.h5")
+    assert dataset.new_corrupt_report() is None
+    for _ in range(2):  # a worker tells the main process
+        batch = next(iter(DataLoader(dataset, batch_size=3, num_workers=1)))
+        assert batch["has_pseudo"].tolist() == [True, False, True]
+        assert batch["pseudo_logits"].isfinite().all()
+    assert dataset.new_corrupt_report() == f"1 clips have damaged pseudo labels and use their hard labels: {clips[1]}"
+    assert dataset.new_corrupt_report() is None
+
+
+def test_repeated_names_are_reported(data_dir, tmp_path, caplog):
+    clips = AudioSetStrong(data_dir).clip_ids
+    logits = write(tmp_path / "p.h5", [*clips, clips[4], clips[2]])
+    dataset = AudioSetStrong(data_dir, pseudo_labels=tmp_path / "p.h5")
+    assert "2 rows repeat a clip" in caplog.text
+    np.testing.assert_array_equal(dataset[4]["pseudo_logits"], logits[4])
+
+
 def test_clips_without_a_row_fall_back_and_are_counted(data_dir, tmp_path, caplog):
     clips = AudioSetStrong(data_dir).clip_ids
     logits = write(tmp_path / "p.h5", [clip[1:] for clip in clips[2:]])

@@ -49,6 +49,8 @@ def _runs_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--distillation_loss_weight=0.5", ["--distillation_loss_weight", "--pseudo_labels_file"]),
         ("--checkpoint=no.ckpt", ["--checkpoint", "no.ckpt", "no such file"]),
         ("--pseudo_labels_file=no.hdf", ["--pseudo_labels_file", "no.hdf", "no such file"]),
+        ("--pseudo_labels_file=.", ["--pseudo_labels_file", "no such file"]),
+        (f"--pseudo_labels_file={__file__}", ["--pseudo_labels_file", "--distillation_loss_weight is 0"]),
         ("--modelname=fmn10", ["--modelname", "--model_name"]),
         ("--config=no.yaml", ["--config", "no.yaml"]),
         ("--resume=no_run", ["--resume", "no_run"]),

@@ -103,6 +103,8 @@ def test_an_untrained_teacher_is_refused(tiny_dir: Path, tmp_path: Path, capsys:
     [
         (["--strong_distillation_loss_weight=1"], "--pseudo_labels_file"),
         (["--weak_distillation_loss_weight=1"], "--teacher_predictions"),
+        ([f"--pseudo_labels_file={__file__}"], "--strong_distillation_loss_weight is 0"),
+        ([f"--teacher_pseudo_labels={__file__}", "--online_distillation_loss_weight=0"], "nothing would learn"),
         (["--strong_supervised_loss_weight=0", "--online_distillation_loss_weight=0"], "nothing to train"),
         (["--online_distillation_strong_ratio=2"], "between 0 and 1"),
         (["--as_weak_sampling_strategy=even"], "uniform, count"),
