@@ -93,7 +93,7 @@ def read_own_data(audio: Path, events: Path | None = None, group_column: str | N
         rows, notes = read_table(events, group_column)
         by_file = _resolve(rows, audio, files, notes)
     elif beside := {file: found for file in files if (found := _label_file(file))}:
-        notes = _count([f for f in files if f not in beside], "recordings without a label file were left out", audio)
+        notes = _count([f for f in files if f not in beside], "recordings without a label file, left out", audio)
         by_file = {file: read_label_file(path, _below(file, audio)) for file, path in beside.items()}
     else:
         by_file, notes = _class_folders(audio, files)
@@ -103,8 +103,7 @@ def read_own_data(audio: Path, events: Path | None = None, group_column: str | N
 
 
 NOT_LISTED = (
-    "recordings are not in the table and were left out (a line with nothing but the file name says that a recording "
-    "is annotated and silent)"
+    "recordings that are not in the table, left out (a line with the file name alone would say that nothing happens)"
 )
 
 
@@ -126,7 +125,7 @@ def _count(items: Iterable[object], what: str, audio: Path | None = None) -> lis
     if not names:
         return []
     more = ", ..." if len(names) > 3 else ""
-    return [f"{len(names)} {what}: {', '.join(names[:3])}{more}"]
+    return [f"{what}: {len(names)} ({', '.join(names[:3])}{more})"]
 
 
 # ---- which file a row means -----------------------------------------------------------------------------------
@@ -149,7 +148,7 @@ def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: lis
             by_file.setdefault(found, []).append(row)
     if not by_file:
         raise UserError(f"none of the {len(missing)} files of the table is in {audio}, such as {next(iter(missing))}")
-    notes += _count(missing, "files of the table are missing and were left out")
+    notes += _count(missing, "files of the table that are missing, left out")
     return by_file
 
 
@@ -182,9 +181,7 @@ def _class_folders(audio: Path, files: Sequence[Path]) -> tuple[dict[Path, list[
             "label files of Audacity or Raven beside the recordings, or sort them into one folder per class"
         )
     rows = {f: [Row(_below(f, audio), str(f), 0.0, np.inf, p[0])] for f, p in below.items() if len(p) > 1}
-    return rows, _count(
-        [f for f in files if f not in rows], "recordings lie in no class folder and were left out", audio
-    )
+    return rows, _count([f for f in files if f not in rows], "recordings in no class folder, left out", audio)
 
 
 # ---- from rows to recordings ----------------------------------------------------------------------------------
@@ -202,13 +199,13 @@ class _Tally:
     merged: int = 0
 
     def notes(self) -> list[str]:
-        lines = _count(self.beyond, "events begin after the end of their file and were left out")
-        lines += _count(self.cut, "events end after the end of their file and were cut there")
-        lines += _count(self.points, "events have no duration and were left out")
+        lines = _count(self.beyond, "events that begin after the end of their file, left out")
+        lines += _count(self.cut, "events that end after the end of their file, cut there")
+        lines += _count(self.points, "events without duration, left out")
         if self.duplicates:
-            lines.append(f"{self.duplicates} lines say the same as another one")
+            lines.append(f"lines that say the same as another one: {self.duplicates}")
         if self.merged:
-            lines.append(f"{self.merged} events overlap or touch another one of their class and were merged")
+            lines.append(f"events that overlap or touch another one of their class, merged: {self.merged}")
         return lines
 
 
@@ -219,7 +216,7 @@ def _assemble(audio: Path, by_file: dict[Path, list[Row]], clip_labels: bool, no
     readable = [file for file in files if durations[file] > 0]
     if not readable:
         raise UserError(f"none of the {len(files)} annotated files of {audio} can be read as audio, such as {files[0]}")
-    notes += _count([f for f in files if durations[f] <= 0], "files cannot be read as audio and were left out", audio)
+    notes += _count([f for f in files if durations[f] <= 0], "files that cannot be read as audio, left out", audio)
     tally = _Tally()
     recordings = []
     for file in readable:

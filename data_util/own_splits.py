@@ -116,12 +116,12 @@ def deal(groups: Mapping[str, Sequence[Recording]], shares: Mapping[str, float],
 def _absent(labels: Sequence[str], splits: Mapping[str, Sequence[Recording]]) -> list[str]:
     """Notes about classes that a split lacks."""
     notes = []
-    told = {"train": "and cannot be learnt", "val": "so their threshold is not tuned", "test": "and are not scored"}
+    told = {"train": "cannot be learnt", "val": "their thresholds are not tuned", "test": "are not scored"}
     for split, consequence in told.items():
         present = {label for recording in splits[split] for *_, label in recording.events}
         absent = [label for label in labels if label not in present]
         if absent and splits[split]:
-            notes.append(f"{len(absent)} classes have no {split} recording, {consequence}: {', '.join(absent)}")
+            notes.append(f"classes without a {split} recording, {consequence}: {len(absent)} ({', '.join(absent)})")
     return notes
 
 
