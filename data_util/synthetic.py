@@ -25,6 +25,7 @@ import soundfile
 from tqdm import tqdm
 
 from atomic import replacing
+from command_line import check_output
 from data_util.audio import CLIP_SECONDS
 from data_util.hdf5_dataset import PackedRows
 from data_util.label_files import STRONG_COLUMNS
@@ -269,6 +270,10 @@ def _check(args: argparse.Namespace) -> None:
     foreign = "seconds" if args.layout == AUDIOSET else "label_noise"
     if getattr(args, foreign):
         raise UserError(f"--{foreign}: --layout {args.layout} has no such option")
+    if args.out is not None:
+        check_output("out", args.out, folder=True)
+    if args.example is not None:
+        check_output("example", args.example)
     if args.out is None and args.example is None:
         raise UserError("nothing to do: give --out DIR, --example FILE.wav or both")
 

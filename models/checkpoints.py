@@ -7,6 +7,7 @@ All are read with `weights_only=True`: no code from a file is ever run.
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import sys
@@ -19,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import UserError, one_line, reading
 from models.cards import RESOURCES, Card
 
 METADATA_KEY = "efficientsed"  # entry of our own checkpoints: how to build the model
+METADATA = ("model_name", "seq_model_type", "seq_model_dim", "labels", "n_classes_weak")  # what it holds at least
 PARTS = ("seq_model", "strong_head", "weak_head")  # of a detector, above the backbone
 HEADS = ("strong_head", "weak_head")
 _OWN_KEYS = r"(?=model\.|seq_model\.|strong_head\.|weak_head\.)"
@@ -72,8 +74,8 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]
     Raises UserError if the file is missing, unreadable, or holds anything but tensors and plain values.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint file '{path}' does not exist")
+    with reading(path, "the checkpoint"), path.open("rb"):
+        pass
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -81,11 +83,15 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise UserError(f"checkpoint file '{path}' cannot be read as weights: {reason[:200]}") from error
     if not isinstance(content, dict):
         raise UserError(f"checkpoint file '{path}' holds no state dict but a {type(content).__name__}")
-    metadata = content.get(METADATA_KEY, {})
-    state = content.get("state_dict", content)
-    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    state, metadata = content.get("state_dict", content), content.get(METADATA_KEY, {})
+    for name, part in (("state_dict", state), (METADATA_KEY, metadata)):
+        if not isinstance(part, dict):
+            raise UserError(f"checkpoint file '{path}': its entry '{name}' is no table but a {type(part).__name__}")
+    if lacking := [key for key in METADATA if metadata and key not in metadata]:
+        raise UserError(f"checkpoint file '{path}': its entry '{METADATA_KEY}' lacks {', '.join(lacking)}")
+    state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not state:
-        raise UserError(f"checkpoint file '{path}' holds no tensors")
+        raise UserError(f"checkpoint file '{path}' holds no tensors with names")
     return state, metadata
 
 
@@ -172,21 +178,23 @@ def fetch(card: Card, folder: Path = RESOURCES) -> Path:
     """Path of a card's file in `folder`, downloaded first if it is not there.
 
     The download shows its progress, continues where an earlier one broke off, and appears under its final name
-    only when it is whole. Raises UserError with the address when there is no network.
+    only when it is whole. Raises UserError with the address when there is no network, or no way to keep the file.
     """
     target = folder / card.file_name
     if target.is_file():
         return target
     part = target.with_suffix(target.suffix + ".part")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         _download(card.url, part)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        os.replace(part, target)
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
+        words = one_line(reason) if isinstance(reason, OSError) else str(error)
         raise UserError(
-            f"cannot download '{card.name}' ({reason}): fetch {card.url} on a machine with internet "
+            f"cannot download '{card.name}' ({words}): fetch {card.url} on a machine with internet "
             f"and put it at {target}, or name a file with --checkpoint"
         ) from error
-    os.replace(part, target)
     return target
 
 

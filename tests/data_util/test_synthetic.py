@@ -80,7 +80,15 @@ def test_foreign_files_are_not_touched(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--train", "0"], ["--seed", "-1"], ["--label_noise", "1.5"], ["--workers", "0"], None],
+    [
+        ["--train", "0"],
+        ["--seed", "-1"],
+        ["--label_noise", "1.5"],
+        ["--workers", "0"],
+        ["--out", "/dev/null"],
+        ["--example", "/dev/null/a.wav"],
+        None,
+    ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(tmp_path, arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

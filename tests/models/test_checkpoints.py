@@ -194,6 +194,41 @@ def test_download_resumes_and_is_atomic(card: Card, tmp_path: Path) -> None:
     assert checkpoints.fetch(card, tmp_path) == path and len(Server.ranges) == 2  # nothing is fetched twice
 
 
+def test_a_folder_that_takes_no_file_is_named(card: Card, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(UserError, match=rf"cannot download 'weights' \({tmp_path / 'taken'}.*\): .*--checkpoint"):
+        checkpoints.fetch(card, tmp_path / "taken")
+
+
+TENSOR = {"model.x": torch.zeros(1)}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"state_dict": [torch.zeros(1)]}, "'state_dict' is no table but a list"),
+        ({1: torch.zeros(1), (2, 3): torch.zeros(1)}, "no tensors with names"),
+        ({"state_dict": TENSOR, checkpoints.METADATA_KEY: 5}, "'efficientsed' is no table but a int"),
+        ({"state_dict": TENSOR, checkpoints.METADATA_KEY: {"model_name": "fmn04"}}, "lacks seq_model_type"),
+        ([torch.zeros(1)], "holds no state dict but a list"),
+    ],
+)
+def test_contents_of_no_use_are_refused(content: object, words: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match=words):
+        checkpoints.read_checkpoint(tmp_path / "odd.ckpt")
+
+
+@pytest.mark.parametrize("size", [0, 100, 600])
+def test_truncated_files_are_refused(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "cut.ckpt"
+    torch.save(TENSOR, path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"cut\.ckpt' cannot be read as weights") as error:
+        checkpoints.read_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
 def test_no_network_says_where_to_get_the_file(tmp_path: Path) -> None:
     card = Card("weights", "fmn04", "strong", "http://127.0.0.1:9/weights.pt", "fmn", "", "")
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/weights\.pt .*--checkpoint"):
