@@ -14,7 +14,7 @@ import difflib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def _length(path: Path, notes: _Notes) -> int:
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError) as error:
-        notes.unreadable.append(f"{path.name} ({error})")
+        notes.unreadable.append(f"{path.name} ({getattr(error, 'error_string', error)})")
         return 0
     if info.samplerate != SAMPLE_RATE:
         raise UserError(f"{path}: {info.samplerate} Hz; files in the folder {SAMPLE_RATE} must have {SAMPLE_RATE} Hz")
@@ -162,13 +162,14 @@ class _Notes:
     def inside(self, events: list[tuple[float, float, int]], n_samples: int) -> list[tuple[float, float, int]]:
         """The events of a file, cut to its length; overlaps within a class are counted."""
         duration = 1000 * n_samples / SAMPLE_RATE
+        kept = [(start, min(end, duration), label) for start, end, label in events if start < duration]
+        self.beyond += len(events) - len(kept)
+        self.cut += sum(start < duration < end for start, end, _ in events)
         latest: dict[int, float] = {}
-        for start, end, label in events:
+        for start, end, label in kept:
             self.overlapping += start < latest.get(label, 0.0)
             latest[label] = max(end, latest.get(label, 0.0))
-            self.beyond += start >= duration
-            self.cut += start < duration < end
-        return [(start, min(end, duration), label) for start, end, label in events if start < duration]
+        return kept
 
     def warn(self) -> None:
         notes = {
@@ -291,12 +292,16 @@ class Crops(Dcase2016Task2):
 
 
 class Pieces(Dcase2016Task2):
-    """The files of a split in consecutive pieces of 10 s (twelve for two minutes), for evaluation."""
+    """The files of a split in consecutive pieces of 10 s (twelve for two minutes), for evaluation.
+
+    A sample has its labels under `target`: what is scored is the whole file, see `join`.
+    """
 
     def __init__(self, task_path: Path, split: str) -> None:
         """Args: folder of the task, split."""
         super().__init__(task_path, split)
-        counts = [math.ceil(r.n_frames / PIECE_FRAMES) or 1 for r in self.recordings]
+        self.names = [recording.path.name for recording in self.recordings]
+        counts = [max(1, math.ceil(r.n_frames / PIECE_FRAMES)) for r in self.recordings]
         self._places = [(file, k * PIECE_FRAMES) for file, count in enumerate(counts) for k in range(count)]
 
     def __len__(self) -> int:
@@ -304,6 +309,26 @@ class Pieces(Dcase2016Task2):
 
     def place(self, index: int) -> tuple[int, int]:
         return self._places[index]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        sample["target"] = sample.pop("strong")
+        return sample
+
+    def join(self, file: int, pieces: Mapping[tuple[int, int], np.ndarray]) -> np.ndarray | None:
+        """What pieces say about a whole file.
+
+        Args:
+            file: number of the file.
+            pieces: (file, first frame) -> [C, 250].
+
+        Returns:
+            [C, frames of the file]; None if a piece of it is missing.
+        """
+        n_frames = self.recordings[file].n_frames
+        of_file = [pieces.get((file, first)) for first in range(0, max(1, n_frames), PIECE_FRAMES)]
+        found = [piece for piece in of_file if piece is not None]
+        return np.concatenate(found, axis=1)[:, :n_frames] if len(found) == len(of_file) else None
 
 
 class CropSampler(ShuffleSampler):
