@@ -109,6 +109,8 @@ def partial_auroc(
 ) -> float:
     """Area under the ROC staircase up to max_fpr, divided by max_fpr (chance: max_fpr / 2).
 
+    NaN where it is not defined: without quiet segments, or without active ones (all events behind the clip's end).
+
     Args:
         tps, fps: counts from high to low thresholds.
         n_active, n_quiet: numbers of segments with and without an event.
@@ -117,7 +119,7 @@ def partial_auroc(
             most true positives last, as the staircase needs it; sed_scores_eval leaves it to the default "quicksort",
             which mixes them up on long curves and gives a little less.
     """
-    if not n_quiet:
+    if not (n_quiet and n_active):
         return float("nan")
     tpr = np.append(0, tps) / n_active
     fpr = np.append(0, fps) / n_quiet
@@ -149,7 +151,7 @@ def f1_at(
     Args:
         thresholds: distinct scores in descending order.
         tps, fps: counts at and above each score.
-        n_ref: number of events (or active segments), at least 1.
+        n_ref: number of events (or active segments); 0, where all events lie behind their clip's end, gives 0.
         threshold: decisions are scores above it; None looks for the highest F1 (and there for the highest threshold).
         floor: counts at lower scores are unknown.
 
@@ -159,7 +161,7 @@ def f1_at(
     """
     tps, fps = np.append(0, tps), np.append(0, fps)
     precision = np.where(tps + fps > 0, tps / np.maximum(tps + fps, 1), 1.0)
-    recall = tps / n_ref
+    recall = tps / max(n_ref, 1)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-15)
     if threshold is not None:
         i = int(np.searchsorted(-thresholds, -threshold, side="left"))  # the number of scores above the threshold

@@ -379,3 +379,25 @@ def test_merging_what_does_not_fit_is_refused():
         case.accumulate().merge(case.accumulate(OTHER))
     with pytest.raises(UserError, match=r"all_durations add up to 1\.00 s"):
         case.accumulate(all_durations=[1.0]).compute()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning:helpers")
+def test_events_behind_the_end_of_their_clip_are_missed_as_in_sed_scores_eval() -> None:
+    from sed_scores_eval import intersection_based, segment_based
+    from sed_scores_eval.base_modules.scores import create_score_dataframe
+
+    values = np.random.default_rng(0).random((2, 2, 250))
+    truth, durations = {"x": [(12.0, 13.0, "a")], "y": [(1.0, 2.0, "b")]}, {"x": 10.0, "y": 10.0}
+    collected = PSDSAccumulator(["a", "b"])
+    collected.update(values, ["x", "y"], truth, durations)
+    result = collected.compute()
+    stamps = np.arange(251) / 25
+    scores = {clip: create_score_dataframe(v.T, stamps, ["a", "b"]) for clip, v in zip("xy", values, strict=True)}
+    criteria = {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "alpha_st": 1.0, "max_efpr": 100}
+    psds, per_class = intersection_based.psds(scores, truth, durations, num_jobs=1, **criteria)[:2]
+    with np.errstate(invalid="ignore"):
+        auroc = segment_based.auroc(scores, truth, durations, segment_length=1.0, max_fpr=0.1)[0]
+    assert result.psds == pytest.approx(psds, abs=1e-9) and result.psds_per_class == pytest.approx(per_class, abs=1e-9)
+    assert np.isnan(auroc["a"]) and np.isnan(result.pauroc_per_class["a"])
+    assert result.pauroc == pytest.approx(auroc["b"], abs=1e-9)
+    assert collected.segment_f1()["a"].f1 == 0
