@@ -1,0 +1,160 @@
+"""The report of a fine-tuning: its figures, its names as text, and the page in a headless Chromium."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_util.own_data import Recording
+from helpers import finetune_report
+from helpers.finetune_report import excerpt, read_history, render
+from helpers.finetune_scores import examine, worst
+from helpers.svg_charts import line_chart, ticks
+from helpers.tuning import Tuning
+from tests.browser import CHROMIUM, DRIVER, Browser
+from tests.tone_model import tones
+
+EVIL = "a <!-- BALANCE --> </title><img src=x onerror=\"document.title='owned'\"> & 'b'"
+needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    """Report, history and paths of four recordings; the third one holds all the errors."""
+    folder = tmp_path_factory.mktemp("report")
+    recordings, scores = [], {}
+    for i in range(4):
+        label = [EVIL, "siren"][i % 2]
+        path = folder / f"{i}.wav"
+        soundfile.write(path, tones(4, [(1.0, 2.0, "Siren")]), 16_000)
+        name = f"{EVIL}{i}"
+        recordings.append(Recording(name, path, 4.0, ((1.0, 2.0, label),), name))
+        scores[name] = np.full((2, 100), 0.1, np.float32)
+        scores[name][1 - i % 2 if i == 2 else i % 2, 25:50] = 0.9
+    figures = examine(scores, recordings, [EVIL, "siren"], Tuning((0.5, 0.5), (5, 5)), n_bootstrap=100)
+    report = {
+        "name": EVIL,
+        "written": "2026-01-01T00:00:00",
+        "model": "fmn04",
+        "scored": "test",
+        "clip_labels": False,
+        "splits": {"train": [], "val": [], "test": [r.name for r in recordings]},
+        "balance": [{"label": EVIL, "events": 2}, {"label": "siren", "events": 2}],
+        "notes": [EVIL],
+        **figures,
+    }
+    history = [{"epoch": i, "train/frame_loss": 1 / (i + 1), "val/loss": 0.5, "val/choice": -i} for i in range(4)]
+    return report, history, {r.name: r.path for r in recordings}
+
+
+def test_the_worst_recordings_come_first(made) -> None:
+    report = made[0]
+    assert [(e["name"], e["missed"], e["false"]) for e in report["worst"]] == [(f"{EVIL}2", 1.0, 1.0)]
+    assert report["confusion"] == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    f1 = [row["event_f1"][0] for row in report["classes"]]
+    np.testing.assert_allclose(f1, [2 / 3, 4 / 5], atol=1e-4)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_seconds_of_errors() -> None:
+    recording = Recording("r", Path("r"), 4.0, ((0.0, 2.0, "x"), (3.0, 4.0, "y")), "r")
+    (entry,) = worst([recording], {"r": [(1.0, 3.0, "x"), (3.0, 4.0, "y")]}, ["x", "y"])
+    assert (entry["missed"], entry["false"]) == (1.0, 1.0)
+    assert worst([recording], {"r": list(recording.events)}, ["x", "y"]) == []
+
+
+def test_long_recordings_are_shown_where_most_went_wrong() -> None:
+    true, found = [(100.0, 103.0, "x"), (500.0, 510.0, "x")], [(100.0, 103.0, "x")]
+    start, seconds = excerpt(true, found, 900.0)
+    assert start <= 500 and start + seconds >= 510 and seconds == 20
+    assert excerpt(true, [], 12.0) == (0.0, 12.0)
+    start, seconds = excerpt([(895.0, 899.5, "x")], [], 899.5)
+    assert start + seconds <= 899.5 and start + seconds > 899
+
+
+def test_names_stay_text(made) -> None:
+    page = render(*made)
+    assert "<img src=x" not in page and 'onerror="' not in page and "<script" not in page
+    assert page.count("<h2>") == 6 and page.count("</title>") == 1
+    assert not re.search(r"<!-- [A-Z]+ -->", page.replace("&lt;!-- BALANCE --&gt;", ""))
+    assert not re.search(r"""(src|href)\s*=\s*["'](https?:)?//""", page)
+
+
+def test_the_audio_is_that_of_the_recording(made) -> None:
+    data = re.search(r"data:audio/flac;base64,([^\"]+)", render(*made))
+    assert data
+    sound, rate = soundfile.read(io.BytesIO(base64.b64decode(data[1])))
+    assert rate == 16_000
+    np.testing.assert_allclose(sound, tones(4, [(1.0, 2.0, "Siren")]), atol=1e-3)
+
+
+def test_a_recording_that_is_gone_is_said_to_be(made, tmp_path: Path) -> None:
+    report, history, paths = made
+    page = render(report, history, dict.fromkeys(paths, tmp_path / "gone.wav"))
+    assert "It cannot be read again" in page and "<audio" not in page
+
+
+def test_a_report_without_training_and_on_validation_recordings(made) -> None:
+    report, _, paths = made
+    page = render({**report, "scored": "val", "clip_labels": True, "worst": [], "notes": []}, [], paths)
+    for text in ("left no curves here", "They are too good", "an event stands for a recording", "No errors at all"):
+        assert text in page
+
+
+def test_history_reads_what_a_run_writes(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,train/loss,val/loss\n0,1.5,\n1,0.5,0.25\n")
+    assert read_history(tmp_path / "metrics.csv") == [
+        {"epoch": 0, "train/loss": 1.5},
+        {"epoch": 1, "train/loss": 0.5, "val/loss": 0.25},
+    ]
+    assert read_history(tmp_path / "none.csv") == []
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 0.03), (0, 25), (0, 7), (0, 1234.5)])
+def test_ticks_are_round_and_cover(low: float, high: float) -> None:
+    values = ticks(low, high)
+    step = values[1] - values[0]
+    assert values[0] <= low and values[-1] >= high and 2 <= len(values) <= 6
+    np.testing.assert_allclose(np.diff(values), step)
+    assert float(f"{step:.0e}".split("e")[0]) in (1, 2, 5)
+
+
+def test_lines_of_a_chart_lie_where_their_values_are() -> None:
+    chart = line_chart({"a": [(0, 0.0), (5, 1.0), (10, 0.5)]}, mark=5)
+    points = [tuple(map(float, p.split(","))) for p in re.search(r'points="([^"]+)"', chart)[1].split()]
+    bottom, top = points[0][1], points[1][1]
+    assert points[2][1] == pytest.approx((bottom + top) / 2, abs=0.1)
+    assert points[1][0] == pytest.approx((points[0][0] + points[2][0]) / 2, abs=0.1)
+    assert "kept: 5" in chart and "no values" in line_chart({"a": []})
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_page_in_a_browser(made, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(render(*made), encoding="utf-8")
+    with Browser(1100, 1400) as browser:
+        browser.requests()
+        browser.open(page)
+        browser.wait("return [...document.images].every((i) => i.complete && i.naturalWidth > 0)")
+        browser.run("document.querySelector('audio').load()")
+        browser.wait("return document.querySelector('audio').duration > 3.9")
+        assert browser.run("return document.querySelector('h1').textContent") == EVIL
+        assert browser.run("return document.title") != "owned"
+        assert browser.run("return document.querySelectorAll('svg').length") == len(finetune_report.CURVES) - 1
+        assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+        urls = [url for url in browser.requests() if not url.startswith(("data:", "chrome:"))]
+        assert urls == [page.resolve().as_uri()] and browser.log() == []
+        bar = browser.run(
+            "const r = (s) => document.querySelector(s).getBoundingClientRect();"
+            "const [i, t] = [r('.heard img'), r('.lane .true')];"
+            "return [(t.left - i.left) / i.width, t.width / i.width]"
+        )
+        np.testing.assert_allclose(bar, [0.25, 0.25], atol=0.01)  # 1 s to 2 s of 4 s, under the spectrogram
