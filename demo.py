@@ -28,6 +28,7 @@ SHORT_TRAINING = [
     "--frame_shift_range=0",
 ]
 THRESHOLD = 0.5
+LEARNT, CHANCE = 0.60, 0.05  # PSDS1 that the training must reach, and that random weights must stay below
 MIN_OVERLAP = 0.5  # intersection over union of a true event and the detection that finds it
 
 
@@ -66,8 +67,18 @@ def found(true: list[tuple[float, float, str]], detected: list[tuple[float, floa
     )
 
 
+def shortfalls(before: float, after: float, n_found: int, n_true: int) -> list[str]:
+    """What the demo was to show and did not: PSDS1 before and after training, true events found of those there are."""
+    checks = {
+        f"PSDS1 before training is {before:.3f}, not below {CHANCE:.2f}": before < CHANCE,
+        f"PSDS1 after training is {after:.3f}, not {LEARNT:.2f} or more": after >= LEARNT,
+        f"{n_true - n_found} of {n_true} true events of the test file were not found": n_found == n_true,
+    }
+    return [words for words, fine in checks.items() if not fine]
+
+
 def main() -> None:
-    """Run the demo into a folder."""
+    """Run the demo into a folder; exit code 1 if its result falls short."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything [default: demo]")
     out: Path = parser.parse_args().out
@@ -87,15 +98,18 @@ def main() -> None:
     run("inference.py", best, f"--audio_file={audio}", *thresholds, *results)
 
     true, detected = read_events(truth), read_events(out / "detections" / "example.tsv")
+    before, after, n_found = psds1(out / "untrained"), psds1(out / "evaluated"), found(true, detected)
     print(f"""
 Done in {(time.monotonic() - started) / 60:.1f} minutes.
-  PSDS1 before training   {psds1(out / "untrained"):.3f}
-  PSDS1 after training    {psds1(out / "evaluated"):.3f}  (macro average over the classes of the evaluation clips)
-  {audio}  {found(true, detected)} of {len(true)} true events found, {len(detected)} detected
+  PSDS1 before training   {before:.3f}
+  PSDS1 after training    {after:.3f}  (macro average over the classes of the evaluation clips)
+  {audio}  {n_found} of {len(true)} true events found, {len(detected)} detected
   data set                {data}
   run, checkpoints        {out / "trained"}
   events                  {out / "detections" / "example.tsv"}
   picture                 {out / "detections" / "example.png"}""")
+    if short := shortfalls(before, after, n_found, len(true)):
+        sys.exit("error: " + "; ".join(short))
 
 
 if __name__ == "__main__":
