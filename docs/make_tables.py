@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
-from helpers.model_table import HEADER, markdown, model_rows  # noqa: E402
+from helpers.model_table import markdown, model_rows  # noqa: E402
 from models.cards import Card, cards  # noqa: E402
+from models.listing import HEADER  # noqa: E402
 
 README = ROOT / "README.md"
 

@@ -1,26 +1,16 @@
-"""The models and released checkpoints as tables, from `resources/complexity.csv` and the model cards.
-
-The CSV is written by `python complexity.py --all --csv resources/complexity.csv --overwrite`, so that listing the
-models neither builds them nor imports torch.
-"""
+"""What `--list_models` prints, and the README's table of models."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from pathlib import Path
 
-RESOURCES = Path(__file__).resolve().parent.parent / "resources"
-HEADER = ("model", "parameters", "GMACs", "PSDS1")
+from models.listing import ModelList, list_models
+from models.registry import sequence_model_names
 
 
 def model_rows() -> list[tuple[str, str, str, str]]:
-    """Name, parameters, GMACs for 10 s and published PSDS1 (percent) of every model that has been counted."""
-    with (RESOURCES / "complexity.csv").open(encoding="utf-8", newline="") as file:
-        return [
-            (row["model"], f"{int(row['parameters']):,}", f"{int(row['macs']) / 1e9:.3f}", row["psds1"])
-            for row in csv.DictReader(file)
-        ]
+    """Name, parameters, GMACs and PSDS1 of every model, checkpoints left out."""
+    return [info.cells() for info in list_models() if not info.is_checkpoint]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -30,24 +20,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def listing() -> str:
-    """What `--list_models` prints: models with their cost, and the checkpoints that load by name."""
-    from models.cards import cards
+    """Models with their cost, and the checkpoints that load by name with theirs."""
+    everything = list_models()
+    return f"""{ModelList(info for info in everything if not info.is_checkpoint)}
 
-    rows = [HEADER, *model_rows()]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    names = [f"  {card.name}" for card in cards().values()]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Any backbone takes any sequence model: --seq_model_type {tf,attn,gru,tcn,mamba,hybrid} --seq_model_dim N.",
-            "Released checkpoints (--pretrained with their stage or their name):",
-            *names,
-        ]
-    )
+Any backbone takes any sequence model: --seq_model_type {{{",".join(sequence_model_names())}}} --seq_model_dim N.
+Released checkpoints (--pretrained with their stage or their name):
+
+{ModelList(info for info in everything if info.is_checkpoint)}"""

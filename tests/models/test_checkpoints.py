@@ -129,7 +129,26 @@ def test_cards_and_registry_agree() -> None:
         assert card.seq_model_type is None or card.seq_model_type in sequence_model_names()
         stage = card.stage if card.stage not in ("ssl", "clipwise") else card.name
         assert find_card(card.backbone, stage, card.seq_model_type, card.seq_model_dim or 256) == card
-    assert set(list_models()) == {*backbone_names(), *cards()}
+
+
+def test_everything_is_listed_with_cost_and_result() -> None:
+    by_name = {info.name: info for info in list_models()}
+    assert {*backbone_names(), *cards()} <= by_name.keys() and len(by_name) == len(list_models())
+    for name, card in cards().items():
+        assert by_name[name].is_checkpoint and by_name[name].psds1 == card.psds1
+        assert by_name[name].parameters and by_name[name].macs
+    assert all(by_name[name].parameters and by_name[name].macs for name in backbone_names())
+    assert {name.partition("+")[2].partition(":")[0] for name in by_name} >= {"", *sequence_model_names()}
+    info = by_name["fmn10+tf:256"]
+    model = create_model("fmn10", seq_model_type="tf", seq_model_dim=256)
+    assert info.parameters == sum(p.numel() for p in model.parameters()) and info.psds1 == 43.86
+    lines = str(list_models()).splitlines()
+    assert len({len(line) for line in lines}) == 1 and "5,028,286" in next(x for x in lines if "fmn10+tf:256" in x)
+
+
+def test_a_backbone_that_nobody_has_counted_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.listing.backbone_names", lambda: ["mine"])
+    assert next(iter(list_models())).name == "mine"
 
 
 def test_names_of_the_releases() -> None:
