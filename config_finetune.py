@@ -88,6 +88,8 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
         if not self.save_model:
             refuse("no_save_model", True, "thresholds are tuned for the best checkpoint, and stored in it")
         if self.audio is None:
+            if self.resume is not None:
+                return  # the run that goes on knows it
             raise UserError("--audio is missing: name the folder of your recordings")
         if not self.audio.is_dir():
             refuse("audio", self.audio, "there is no such folder")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import config
 from config_finetune import FinetuneOptions
-from errors import exit_on_user_error
+from errors import UserError, exit_on_user_error
 
 if TYPE_CHECKING:
     from data_util.own_data import OwnData
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.prepare()
     if options.resume is not None:
         options = run_folder.resumed_options(options, argv)
-    assert options.audio is not None
+    if options.audio is None:
+        raise UserError("--audio is missing: the run that is to go on does not name it")
     data = read_own_data(options.audio, options.events, options.group_column)
     (evaluate if options.evaluate else train)(options, data)
 
@@ -46,19 +47,28 @@ def train(options: FinetuneOptions, data: OwnData) -> None:
     """Train, keep the best state, tune its decisions on the validation recordings, report on the test recordings."""
     from helpers import run
     from helpers.finetune_report import report_on
-    from helpers.lit_finetune import FinetuneModule, choose_start, splits_of, stop_early, train_sampler, windows_of
+    from helpers.lit_finetune import (
+        FinetuneModule,
+        choose_start,
+        log_data,
+        splits_of,
+        stop_early,
+        train_sampler,
+        windows_of,
+    )
     from helpers.run_folder import BEST
     from helpers.tuning import tune_checkpoint
 
     splits = splits_of(data, options)
     train_set, val_set = windows_of(data, splits)
-    choose_start(options)
+    data.notes += choose_start(options)
     options.settle(len(train_set))
     model = run.build_model(options, labels=data.labels)
     module = FinetuneModule(model, options, val_set, data.clip_labels)
     loader = run.train_loader(train_set, train_sampler(train_set, options), options)
     trainer, folder = run.start_trainer(options, model, len(loader), options.n_epochs, train_set, val_set)
     stop_early(trainer, options)
+    log_data(data, splits)
     windows = f"{len(train_set):,} of {train_set.seconds:g} s"
     length = f"{len(loader)} steps, at most {options.n_epochs} of them; {options.frozen_epochs} with a frozen backbone"
     log.info("%s", run.describe(options, module, trainer, folder, training_windows=windows, epochs=length))
@@ -73,7 +83,7 @@ def evaluate(options: FinetuneOptions, data: OwnData) -> None:
     """Report on the test recordings with a checkpoint that was fine-tuned; on all of them with `--test_share 1`."""
     from helpers.devices import accelerator
     from helpers.finetune_report import report_on
-    from helpers.lit_finetune import splits_of
+    from helpers.lit_finetune import log_data, splits_of
     from helpers.run_folder import open_log, run_dir
 
     assert options.checkpoint is not None
@@ -81,6 +91,7 @@ def evaluate(options: FinetuneOptions, data: OwnData) -> None:
     splits = everything if options.test_share == 1 else splits_of(data, options)
     folder = run_dir(options)
     open_log(folder)
+    log_data(data, splits)
     report_on(options.checkpoint, folder, data, splits, accelerator(options), n_bootstrap=options.n_bootstrap)
 
 

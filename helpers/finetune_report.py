@@ -20,6 +20,7 @@ from data_util.audio import SAMPLE_RATE, DecodeError
 from data_util.own_data import OwnData, Recording
 from data_util.own_splits import balance
 from data_util.own_windows import read_part
+from errors import UserError
 from helpers.backends import model_title
 from helpers.finetune_scores import examine
 from helpers.plots import log_mel
@@ -62,9 +63,15 @@ def report_on(
 
     Returns:
         What `report.json` holds.
+
+    Raises:
+        UserError: the checkpoint does not know a class of the annotations.
     """
     name = "test" if any(r.events for r in splits["test"]) else "val"
     model, metadata = load_model(checkpoint), read_checkpoint(checkpoint)[1]
+    unknown = [label for label in data.labels if label not in model.labels]
+    if unknown:
+        raise UserError(f"the checkpoint does not know {', '.join(unknown)}; its classes: {', '.join(model.labels)}")
     tuning = read_tuning(metadata, len(model.labels))
     scored = list(splits[name])
     scores = score_recordings(model, scored, device)

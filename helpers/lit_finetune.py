@@ -32,27 +32,27 @@ Splits = dict[str, list[Recording]]
 LOSS_SHARE = 1e-3  # of the validation loss in the choice of the best state: it only decides between equals
 
 
-def choose_start(options: FinetuneOptions) -> None:
-    """Settle which weights the network starts from, unless the user has said so.
+def choose_start(options: FinetuneOptions) -> list[str]:
+    """Settle which weights the network starts from, unless the user has said so; returns notes about it.
 
     The released strong weights; where they cannot be downloaded, other released ones that are on this machine;
     where there are none, random ones, and then of the smallest model unless another one was asked for.
     """
     if options.checkpoint is not None or options.resume is not None or "pretrained" in options.given:
-        return
+        return []
     card = find_card(options.model_name, options.pretrained, options.seq_model_type, options.seq_model_dim)
     try:
         fetch(card)
+        return []
     except UserError as error:
         other = _on_disk(options)
         if other is not None:
             options.model_name, options.pretrained = other.backbone, other.name
-            log.warning("%s; starting from %s, which is here", error, other.name)
-            return
+            return [f"{error}; starting from {other.name}, which is here"]
         options.pretrained = "scratch"
         if "model_name" not in options.given:
             options.model_name = SCRATCH_MODEL
-        log.warning("%s; starting %s from scratch, which needs more recordings", error, options.model_name)
+        return [f"{error}; starting {options.model_name} from scratch, which needs more recordings"]
 
 
 def _on_disk(options: FinetuneOptions) -> Card | None:
@@ -151,15 +151,18 @@ class FinetuneModule(SEDModule):
 
 
 def splits_of(data: OwnData, options: FinetuneOptions) -> Splits:
-    """The splits, with a table of what is in them and with all that was noted about the annotations in the log."""
-    splits = split_recordings(data, val_share=options.val_share, test_share=options.test_share, seed=options.seed)
+    """The splits that the options ask for."""
+    return split_recordings(data, val_share=options.val_share, test_share=options.test_share, seed=options.seed)
+
+
+def log_data(data: OwnData, splits: Splits) -> None:
+    """Put into the log what is in the splits, and what was noted on the way."""
     sizes = ", ".join(f"{len(recordings)} {name}" for name, recordings in splits.items())
     minutes = sum(recording.duration for recording in data.recordings) / 60
     log.info("%d recordings, %.1f minutes: %s", len(data.recordings), minutes, sizes)
     log.info("%s", balance_table(balance(data, splits)))
     for note in data.notes:
         log.warning("note: %s", note)
-    return splits
 
 
 def windows_of(data: OwnData, splits: Splits) -> tuple[OwnWindows, OwnWindows]:
