@@ -44,7 +44,7 @@ class DownstreamOptions(
     ramp_down_len: int = option(65, "epochs of falling learning rate", low=0)
     wavmix_p: float = option(0.5, "probability per clip of mixing in another clip's waveform", low=0, high=1)
     roll_seconds: float = option(0.125, "largest circular shift of the waveform", low=0, high=10)
-    gain_db: int = option(12, "largest change of level per clip, decibels", low=0)
+    gain_db: int = option(12, "largest change of level per clip, decibels", low=0, high=60)
 
     @property
     def row(self) -> Task:

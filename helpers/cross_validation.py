@@ -27,10 +27,11 @@ def resumed_options(options: DownstreamOptions, argv: Sequence[str]) -> Downstre
     folder = options.output_dir / options.experiment_name if newest else options.resume
     saved = folder / run_folder.CONFIG_FILE
     if saved.is_file():
-        options_of_all = config.parse(type(options), ["--config", str(saved), *argv])
-        if len(options_of_all.folds) > 1:
-            options_of_all.resume = folder
-            return options_of_all
+        content = config.read_yaml(saved)
+        if content.get("fold") == ALL_FOLDS:
+            whole = run_folder.continued_options(options, content, folder)
+            if len(whole.folds) > 1:
+                return whole
     return run_folder.resumed_options(options, argv)
 
 
@@ -49,7 +50,7 @@ def cross_validate(options: DownstreamOptions, train: Train) -> None:
     folds: dict[str, dict[str, float]] = {}
     for fold in options.folds:
         part = folder / f"{options.experiment_name}-fold{fold}"
-        figures = finished(part) if resuming else None
+        figures = finished(part, options.n_epochs) if resuming else None
         if figures is None:
             figures = train(fold_options(options, fold, part, resuming=resuming))
             end_tracking()
@@ -65,8 +66,9 @@ def cross_validate(options: DownstreamOptions, train: Train) -> None:
 
 def fold_options(options: DownstreamOptions, fold: int, part: Path, *, resuming: bool) -> DownstreamOptions:
     """The options of the training for one fold, in its own folder `part`."""
-    assert options.fold == ALL_FOLDS
     resume = run_folder.newest_checkpoint(part) if resuming else None
+    if resume is not None and run_folder.resume_position(resume)[0] >= options.n_epochs:
+        resume = None  # it ended between its training and its figures
     own = dataclasses.replace(
         options, resume=resume, fold=str(fold), output_dir=part.parent, experiment_name=part.name, overwrite=True
     )
@@ -74,10 +76,12 @@ def fold_options(options: DownstreamOptions, fold: int, part: Path, *, resuming:
     return own
 
 
-def finished(part: Path) -> dict[str, float] | None:
-    """The figures of a fold that is done; None for one that is not."""
+def finished(part: Path, n_epochs: int) -> dict[str, float] | None:
+    """The figures of a fold that has been trained for so many epochs; None for one that is not done."""
     try:
         content = json.loads((part / run_folder.METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return None
+    if config.read_yaml(part / run_folder.CONFIG_FILE)["n_epochs"] != n_epochs:
         return None
     return {name: value for name, value in content.items() if isinstance(value, float)}

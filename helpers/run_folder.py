@@ -127,7 +127,7 @@ def resumed_options(options: OptionsT, argv: Sequence[str]) -> OptionsT:
     epoch, _ = resume_position(checkpoint)
     saved = checkpoint.parent / CONFIG_FILE
     if saved.is_file():
-        options = _continued(options, config.read_yaml(saved), checkpoint)
+        options = continued_options(options, config.read_yaml(saved), checkpoint)
     options.resume = checkpoint
     if epoch >= options.n_epochs:  # type: ignore[attr-defined]
         advice = "name a larger --n_epochs to go on, or evaluate it with --evaluate --checkpoint"
@@ -135,7 +135,7 @@ def resumed_options(options: OptionsT, argv: Sequence[str]) -> OptionsT:
     return options
 
 
-def _continued(options: OptionsT, saved: dict[str, Any], checkpoint: Path) -> OptionsT:
+def continued_options(options: OptionsT, saved: dict[str, Any], checkpoint: Path) -> OptionsT:
     """The saved options with those on top that were named now."""
     named = {name: getattr(options, name) for name in options.given - {"resume"}}  # type: ignore[attr-defined]
     kept = {name: value for name, value in saved.items() if name not in ("resume", "evaluate", "overwrite")}

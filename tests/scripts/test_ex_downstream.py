@@ -92,6 +92,8 @@ def test_all_folds_go_on_where_they_stopped(clipwise_dir: Folder, monkeypatch: p
     ex_downstream.main(["--resume", "runs/downstream", *COMMON])
     assert trained == ["4"]
     again = json.loads(Path("runs/downstream/metrics.json").read_text())
+    with pytest.raises(SystemExit):  # what has been learnt so far was learnt with another
+        ex_downstream.main(["--resume", "runs/downstream", "--max_lr=1e-3", *COMMON])
     assert again["accuracy"] == pytest.approx(figures["accuracy"]) and again["folds"].keys() == figures["folds"].keys()
 
 
