@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from data_util.downstream import ClipList, TaskData
     from helpers.lit_clipwise import ClipModule
+    from models.sed_model import SEDModel
 
 log = logging.getLogger("efficientsed")
 
@@ -82,6 +83,7 @@ def train(options: DownstreamOptions) -> dict[str, float]:
     train_set = TaskClips(data.train, options.clip_seconds or task.seconds, seed=options.seed)
     eval_set, eval_loader = eval_batches(options, data.validation)
     model = run.build_model(options, n_classes_weak=len(data.classes))
+    forget_other_classes(model, options, data.classes)
     module = ClipModule(model, options, task, data.classes, eval_set.groups)
     loader = run.train_loader(train_set, EpochCuts(len(train_set), seed=options.seed), options)
     trainer, folder = run.start_trainer(options, model, len(loader), options.n_epochs, train_set, eval_set)
@@ -99,6 +101,18 @@ def train(options: DownstreamOptions) -> dict[str, float]:
     if trainer.is_global_zero:
         write_text(folder / CARD_FILE, clip_card(options, data.classes, figures, scored))
     return figures
+
+
+def forget_other_classes(model: SEDModel, options: DownstreamOptions, classes: Sequence[str]) -> None:
+    """Start the head anew where the checkpoint's has as many classes by chance, but others."""
+    from models.checkpoints import read_checkpoint
+
+    if options.checkpoint is None or options.resume is not None:
+        return
+    metadata = read_checkpoint(options.checkpoint)[1]
+    if metadata.get("n_classes_weak") == len(classes) and metadata.get("weak_labels") != list(classes):
+        model.weak_head.reset_parameters()
+        log.info("%s: weak_head not taken, its %d classes are others", options.checkpoint, len(classes))
 
 
 def test(options: DownstreamOptions, clips: ClipList, module: ClipModule, folder: Path) -> Trainer:

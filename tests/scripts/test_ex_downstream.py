@@ -122,6 +122,19 @@ def test_a_checkpoint_with_other_classes_keeps_its_backbone(
     assert tuned["model.weak_head.weight"].shape[0] == 10
 
 
+def test_a_head_for_other_classes_is_not_taken(clipwise_dir: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """ESC-50's generated set and TAU have ten classes each."""
+    argv = [*SHORT, "--n_epochs=1", "--clip_seconds=1", "--max_lr=1e-9"]
+    run("tau2020", clipwise_dir("tau2020"), *MODEL, *argv)
+    start = torch.load("runs/downstream/last.ckpt", weights_only=True)["state_dict"]["model.weak_head.weight"]
+    for task, argv_of, taken in (("esc50", ["--fold=1"], False), ("tau2020", [], True)):
+        own = [*argv, *argv_of, "--checkpoint=runs/downstream/last.ckpt", f"--experiment_name={task}", "--seed=1"]
+        ex_downstream.main([f"--task={task}", f"--data_dir={clipwise_dir(task)}", *COMMON, *own])
+        head = torch.load(f"runs/{task}/last.ckpt", weights_only=True)["state_dict"]["model.weak_head.weight"]
+        assert torch.allclose(head, start, atol=1e-6) == taken
+        assert ("its 10 classes are others" in capsys.readouterr().out) != taken
+
+
 # ---- options and mistakes -------------------------------------------------------------------------------------
 
 
