@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from config import AugmentOptions, ModelOptions, RunOptions, check_common, option, refuse
+from config import STAGES, AugmentOptions, ModelOptions, RunOptions, check_common, option, refuse
 from errors import UserError
 
 
@@ -29,8 +29,8 @@ class DcaseScoringOptions:
         "what it is compared with; the published scores used 0.5 on logits",
         choices=("probability", "logits"),
     )
-    median_filter_ms: float = option(250.0, "length of the median filter, milliseconds", low=40)
-    min_duration_ms: float = option(125.0, "shorter events are left out, milliseconds", low=0)
+    median_filter_ms: float = option(250.0, "length of the median filter, milliseconds", low=40, high=10_000)
+    min_duration_ms: float = option(125.0, "shorter events are left out, milliseconds", low=0, high=10_000)
     test_with: str = option(
         "best", "checkpoint of the final test; best: on the validation files", choices=("best", "last")
     )
@@ -71,7 +71,7 @@ class DcaseOptions(
     wavmix_alpha: ClassVar[float] = 0.2
 
     experiment_name: str = option("DCASE2016Task2", "name of the run: its folder and its name in W&B")
-    pretrained: str = option("strong", "weights to start from: scratch, ssl, weak, strong, ..., or a checkpoint's name")
+    pretrained: str = option("strong", f"weights to start from: {', '.join(STAGES)}, or a released checkpoint's name")
     check_val_every_n_epoch: int = option(10, "epochs between validations; the last epoch is always validated", low=1)
     accumulate_grad_batches: int = option(1, "batches whose gradients are summed for one step", low=1)
     frame_shift_range: float = option(

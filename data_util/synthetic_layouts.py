@@ -122,8 +122,8 @@ def make_layout(out: Path, request: LayoutRequest, *, overwrite: bool = False) -
         layout.make(Path(part), request)
         names = sorted(path.name for path in Path(part).iterdir())
         (out / MANIFEST).unlink(missing_ok=True)  # comes back last: a set without it is not whole
-        for name in {*names, *(held or {}).get("entries", ())}:
-            _remove(out / Path(name).name)
+        for name in {*names, *_entries(held)}:
+            _remove(out / name)
         for name in names:
             os.replace(Path(part) / name, out / name)
     with replacing(out / MANIFEST) as temporary:
@@ -138,6 +138,12 @@ def _read_manifest(out: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return held if isinstance(held, dict) and "entries" in held else None
+
+
+def _entries(held: dict | None) -> set[str]:
+    """What a manifest lists, as far as these are plain names: they are going to be deleted."""
+    listed = held["entries"] if held is not None and isinstance(held["entries"], list) else []
+    return {name for name in listed if isinstance(name, str) and name == Path(name).name not in ("", "..")}
 
 
 def _remove(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from helpers import losses, optim
 from helpers.lit_module import SEDModule
 from helpers.onset_scores import Event, find_events, score_events, smooth_activity
 from models.sed_model import SEDModel
-
-log = logging.getLogger("efficientsed")
 
 
 class DcaseModule(SEDModule):
@@ -89,7 +87,7 @@ class DcaseModule(SEDModule):
         self.per_class = {f"{stage}_{figure}_per_class": values for figure, values in scores.per_class.items()}
         self.log_dict({f"{stage}/{figure}": value for figure, value in scores.overall.items()})
 
-    def find_events(self, logits: np.ndarray, labels: list[str]) -> list[Event]:
+    def find_events(self, logits: np.ndarray, labels: Sequence[str]) -> list[Event]:
         """Events of a file out of its logits [C, T]."""
         o = self.options
         window = max(1, round(o.median_filter_ms / FRAME_MS))

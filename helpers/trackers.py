@@ -84,12 +84,13 @@ class Unfailing(Logger):
         self.attempt(lambda: self.logger.finalize(status))
 
 
-def make_loggers(options: config.RunOptions, folder: Path, project: str = WANDB_PROJECT) -> list[Logger]:
+def make_loggers(options: config.RunOptions, folder: Path) -> list[Logger]:
     """The experiment tracker of `--logger` and the recorder of `--recorder`; W&B records offline, and says so, when
     nobody is logged in.
 
     Raises UserError where a package is missing.
     """
+    project = getattr(options, "wandb_project", WANDB_PROJECT)
     made = [_LOGGERS[options.logger](options, folder, project), _RECORDERS[options.recorder](options, folder)]
     loggers: list[Logger] = [Unfailing(logger) for logger in made if logger is not None]
     for logger in loggers:

@@ -94,6 +94,17 @@ def test_same_seed_same_bytes_and_another_request_is_refused(task: Path, tmp_pat
     assert (tmp_path / "again" / "mine.txt").is_file() and not list(tmp_path.glob(".*"))
 
 
+def test_a_forged_manifest_deletes_nothing_outside(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    make_layout(out, LayoutRequest("dcase2016task2", train=1, eval=1, seconds=1.0))
+    (tmp_path / "mine.txt").write_text("stays")
+    manifest = out / "synthetic.json"
+    listed = ["..", "../mine.txt", ".", "", str(tmp_path / "mine.txt"), 3]
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "entries": listed}))
+    make_layout(out, LayoutRequest("dcase2016task2", train=1, eval=1, seconds=1.0, seed=1), overwrite=True)
+    assert (tmp_path / "mine.txt").is_file() and (out / "train.json").is_file()
+
+
 def test_foreign_folders_and_foreign_options_are_refused(tmp_path: Path, capsys) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     layout = ["--layout", "dcase2016task2"]
