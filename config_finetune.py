@@ -65,7 +65,7 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
     frozen_epochs: int | None = option(
         None, "epochs in which only the heads learn (default: a tenth; none from scratch)", low=0
     )
-    patience: int = option(6, "validations without a better one after which the training ends; 0: never", low=0)
+    patience: int = option(10, "validations without a better one after which the training ends; 0: never", low=0)
     max_lr: float = option(5e-4, f"peak learning rate of the backbone (from scratch: {SCRATCH_LR:g})", low=0)
     seq_lr: float | None = option(2e-3, "peak learning rate of sequence model and heads", low=0)
     warmup_steps: int = option(50, "optimiser steps of rising learning rate", low=0)

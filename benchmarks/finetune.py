@@ -29,11 +29,15 @@ from helpers.event_counts import f1, f1_intervals, segment_counts
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def call(*words: str | Path, cwd: Path = ROOT) -> float:
-    """Run a script or module of the project; returns its seconds, and ends the benchmark where it fails."""
+def call(*words: str | Path, cwd: Path = ROOT) -> tuple[float, float]:
+    """Run a script or module of the project; ends the benchmark where it fails.
+
+    Returns:
+        Seconds on the clock, and seconds of all cores together, which other programs on the machine hardly change.
+    """
     print(f"$ python {' '.join(map(str, words))}", flush=True)
     script = [str(ROOT / words[0])] if str(words[0]).endswith(".py") else [str(words[0])]
-    start = time.monotonic()
+    start, before = time.monotonic(), os.times()
     done = subprocess.run(
         [sys.executable, *script, *map(str, words[1:])],
         cwd=cwd,
@@ -43,7 +47,9 @@ def call(*words: str | Path, cwd: Path = ROOT) -> float:
     )
     if done.returncode:
         sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
-    return time.monotonic() - start
+    after = os.times()
+    busy = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.monotonic() - start, busy
 
 
 def main() -> None:
@@ -58,10 +64,10 @@ def main() -> None:
     short = ["--n_epochs=1", "--batch_size=4"] if args.quick else []
     data = out / "data"
     shutil.rmtree(out / "runs", ignore_errors=True)
-    training = call("ex_finetune.py", "--audio", data / "audio", "--events", data / "events.csv", *short, cwd=out)
+    training, busy = call("ex_finetune.py", "--audio", data / "audio", "--events", data / "events.csv", *short, cwd=out)
     checkpoint = out / "runs" / "finetune" / "best.ckpt"
     heldout, detections = data / "heldout", out / "detections"
-    listening = call(
+    listening, _ = call(
         "inference.py",
         "--checkpoint",
         checkpoint,
@@ -74,7 +80,11 @@ def main() -> None:
     result = score(heldout, detections)
     report = json.loads((out / "runs" / "finetune" / "report.json").read_text())
     result |= {"test_event_f1": report["event_f1"][0], "test_psds1": report["psds1"][0]}
-    times = {"training_minutes": round(training / 60, 2), "listening_seconds": round(listening, 1)}
+    times = {
+        "training_minutes": round(training / 60, 2),
+        "training_core_minutes": round(busy / 60, 2),
+        "listening_seconds": round(listening, 1),
+    }
     print(json.dumps({"benchmark": "finetune", "quick": args.quick, **machine(), **times, **result}))
 
 

@@ -25,7 +25,7 @@ from helpers.backends import model_title
 from helpers.finetune_scores import examine
 from helpers.plots import log_mel
 from helpers.report import picture
-from helpers.run_folder import HISTORY_FILE, write_text
+from helpers.run_folder import BEST, CARD_FILE, CONFIG_FILE, HISTORY_FILE, write_text
 from helpers.svg_charts import line_chart
 from helpers.tuning import read_tuning, score_recordings
 from models.checkpoints import read_checkpoint
@@ -91,6 +91,7 @@ def report_on(
     write_text(folder / FIGURES, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     paths = {r.name: r.path for r in scored}
     write_text(folder / PAGE, render(report, read_history(folder / HISTORY_FILE), paths))
+    write_text(folder / CARD_FILE, model_card(report))
     log.info("%s", summary(report))
     log.info("report: %s", folder / PAGE)
     return report
@@ -112,6 +113,30 @@ def summary(report: Mapping[str, Any]) -> str:
         lines.append(f"  {title:<{max(width, 24)}}  {_interval(report[key])}")
     lines += [f"  {row['label']:<{max(width, 24)}}  {_interval(row['event_f1'])}" for row in report["classes"]]
     return "\n".join(lines)
+
+
+def model_card(report: Mapping[str, Any]) -> str:
+    """A page about the detector: what it knows, from what, how well, how to use it."""
+    sizes = ", ".join(f"{len(names)} {name}" for name, names in report["splits"].items())
+    rows = [(row["label"], row["events"], row["event_f1"], row["segment_f1"]) for row in report["classes"]]
+    table = "\n".join(
+        f"| {' '.join(str(label).split()).replace('|', '/')} | {n} | {_interval(event)} | {_interval(segment)} |"
+        for label, n, event, segment in rows
+    )
+    return f"""# {report["name"]}
+
+{report["model"]}: {len(rows)} classes of sounds, at 25 frames per second from 16 kHz audio.
+
+- Training: `ex_finetune.py` on own recordings ({sizes}); options: `{CONFIG_FILE}`
+- Figures: of {report["recordings"]} {report["scored"]} recordings, with 95 % intervals; more in `{PAGE}`
+- Limits: other microphones, places and sounds than those of the recordings may do worse
+
+| class | events | event F1 | F1 of 1-s segments |
+| --- | --- | --- | --- |
+{table}
+
+Use: `python inference.py --checkpoint={BEST} --audio_file=FILE`
+"""
 
 
 HEADLINES = (("Event F1", "event_f1"), ("F1 of 1-s segments", "segment_f1"), ("PSDS1", "psds1"))

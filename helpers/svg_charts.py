@@ -6,8 +6,8 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-WIDTH, HEIGHT = 460, 210
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 30  # margins
+WIDTH, HEIGHT = 460, 216
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 38  # margins
 
 
 def ticks(low: float, high: float, n: int = 4) -> list[float]:
@@ -54,5 +54,5 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], mark: float |
             parts.append(f'<line class="line{i}" x1="{WIDTH - 110}" x2="{WIDTH - 90}" y1="{y}" y2="{y}"/>')
             parts.append(f'<text x="{WIDTH - 84}" y="{y + 4}">{html.escape(name)}</text>')
     label = html.escape(x) + (f", kept: {mark:g}" if mark is not None else "")
-    parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 1}" text-anchor="middle">{label}</text>')
+    parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{label}</text>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'

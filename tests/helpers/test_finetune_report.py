@@ -14,7 +14,7 @@ import soundfile
 
 from data_util.own_data import Recording
 from helpers import finetune_report
-from helpers.finetune_report import excerpt, read_history, render
+from helpers.finetune_report import excerpt, model_card, read_history, render
 from helpers.finetune_scores import examine, worst
 from helpers.svg_charts import line_chart, ticks
 from helpers.tuning import Tuning
@@ -106,6 +106,14 @@ def test_a_report_without_training_and_on_validation_recordings(made) -> None:
     page = render({**report, "scored": "val", "clip_labels": True, "worst": [], "notes": []}, [], paths)
     for text in ("left no curves here", "They are too good", "an event stands for a recording", "No errors at all"):
         assert text in page
+
+
+def test_the_model_card_has_one_row_per_class(made) -> None:
+    card = model_card(
+        {**made[0], "classes": [{**row, "label": f"a|b\n{i}"} for i, row in enumerate(made[0]["classes"])]}
+    )
+    rows = [line for line in card.splitlines() if line.startswith("| a")]
+    assert [row.split(" | ")[0] for row in rows] == ["| a/b 0", "| a/b 1"] and "AudioSet" not in card
 
 
 def test_history_reads_what_a_run_writes(tmp_path: Path) -> None:
