@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -103,7 +104,8 @@ def read_jobs(jobs: Iterable[Job], plan: WindowPlan, *, n_threads: int = 1, dept
         except _StoppedError:
             pass
         except BaseException as error:  # a defect of ours must not leave the caller waiting
-            put(error)
+            with contextlib.suppress(_StoppedError):
+                put(error)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(n_threads)]
     for thread in threads:

@@ -32,7 +32,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         model = create_model("fmn04", seq_model_type=seq_model_type, seq_model_dim=32)
         state = {f"model.{key}": value for key, value in model.state_dict().items()}
         paths.append(folder / f"teacher{i}.ckpt")
-        torch.save({"state_dict": state, METADATA_KEY: model.metadata()}, paths[-1])
+        torch.save({"state_dict": state, METADATA_KEY: {**model.metadata(), "untrained": []}}, paths[-1])
     return paths
 
 
