@@ -12,12 +12,11 @@ import pytest
 
 import config
 from config_clipwise import DownstreamOptions
-from config_finetune import FinetuneOptions
 from errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
-SCRIPTS = [config.StrongOptions, config.WeakOptions, config.OnlineOptions, DownstreamOptions, FinetuneOptions]
+SCRIPTS = [config.StrongOptions, config.WeakOptions, config.OnlineOptions, DownstreamOptions]
 
 PUBLISHED_DEFAULTS = {  # of the training script on AudioSet Strong
     "experiment_name": "as_strong",
