@@ -38,7 +38,7 @@ class OwnDataOptions:
         "files of Audacity or Raven beside the recordings, or one folder per class)",
     )
     group_column: str | None = option(None, "column of --events: recordings of one value stay in one split")
-    val_share: float = option(0.2, "share of the recordings that thresholds are tuned on", low=0.01, high=0.9)
+    val_share: float = option(0.2, "share of the recordings that thresholds are tuned on", above=0, below=1)
     test_share: float = option(0.2, "share of the recordings that the report is about", low=0, high=1)
     batch_size: int | None = option(None, "windows per step (default: from the size of the data)", low=1)
     median_window: int = option(9, "frames of the median filter in validation, odd; tuned per class at the end", low=1)
@@ -66,8 +66,8 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
         None, "epochs in which only the heads learn (default: a tenth; none from scratch)", low=0
     )
     patience: int = option(10, "validations without a better one after which the training ends; 0: never", low=0)
-    max_lr: float = option(5e-4, f"peak learning rate of the backbone (from scratch: {SCRATCH_LR:g})", low=0)
-    seq_lr: float | None = option(2e-3, "peak learning rate of sequence model and heads", low=0)
+    max_lr: float = option(5e-4, f"peak learning rate of the backbone (from scratch: {SCRATCH_LR:g})", above=0)
+    seq_lr: float | None = option(2e-3, "peak learning rate of sequence model and heads", above=0)
     warmup_steps: int = option(50, "optimiser steps of rising learning rate", low=0)
     gain_db: int = option(6, "largest change of level per window in training, decibels", low=0)
     n_bootstrap: int = option(1000, "draws of the test recordings behind the confidence intervals", low=100)

@@ -92,12 +92,13 @@ def deal(groups: Mapping[str, Sequence[Recording]], shares: Mapping[str, float],
     totals: Counter[str] = sum(counts.values(), Counter())
     lack = {split: {label: share * n for label, n in totals.items()} for split, share in shares.items()}
     rng = np.random.default_rng(seed)
-    open_groups = [sorted(groups)[i] for i in rng.permutation(len(groups))]
+    names = sorted(groups)
+    open_groups = dict.fromkeys(names[i] for i in rng.permutation(len(names)))  # in the order of the draw
     chosen: dict[str, str] = {}
 
     def give(split: str, group: str) -> None:
         chosen[group] = split
-        open_groups.remove(group)
+        del open_groups[group]
         for label, n in counts[group].items():
             lack[split][label] -= n
 

@@ -12,6 +12,7 @@ import pytest
 
 import config
 from config_clipwise import DownstreamOptions
+from config_finetune import FinetuneOptions
 from errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +61,7 @@ def test_published_defaults() -> None:
     assert {name: getattr(options, name) for name in PUBLISHED_DEFAULTS} == PUBLISHED_DEFAULTS
 
 
-@pytest.mark.parametrize("cls", SCRIPTS)
+@pytest.mark.parametrize("cls", [*SCRIPTS, FinetuneOptions])
 def test_every_option_is_read_somewhere(cls: type) -> None:
     """Each field is used by name in a module other than config, or in a relation that config checks."""
     sources = [p for folder in ("helpers", "models", "data_util") for p in (ROOT / folder).rglob("*.py")]
@@ -72,7 +73,7 @@ def test_every_option_is_read_somewhere(cls: type) -> None:
         assert read or augmented, f"--{f.name} is read by nothing"
 
 
-@pytest.mark.parametrize("cls", SCRIPTS)
+@pytest.mark.parametrize("cls", [*SCRIPTS, FinetuneOptions])
 def test_every_option_has_a_help_text(cls: type) -> None:
     text = config.build_parser(cls).format_help()
     for f in dataclasses.fields(cls):
