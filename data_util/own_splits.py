@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -87,30 +88,33 @@ def deal(groups: Mapping[str, Sequence[Recording]], shares: Mapping[str, float],
     counts = {
         name: Counter(label for r in group for label in {e[2] for e in r.events}) for name, group in groups.items()
     }
-    for name, group in groups.items():
-        counts[name][""] = len(group)  # the recordings themselves count like a class that all have
-    totals: Counter[str] = sum(counts.values(), Counter())
-    lack = {split: {label: share * n for label, n in totals.items()} for split, share in shares.items()}
-    rng = np.random.default_rng(seed)
+    for name, recordings in groups.items():
+        counts[name][""] = len(recordings)  # the recordings themselves count like a class that all have
     names = sorted(groups)
-    open_groups = dict.fromkeys(names[i] for i in rng.permutation(len(names)))  # in the order of the draw
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    holders: dict[str, list[str]] = defaultdict(list)  # groups with a class, in the order of the draw
+    for name in order:
+        for label in counts[name]:
+            holders[label].append(name)
+    totals = {label: sum(counts[name][label] for name in holding) for label, holding in holders.items()}
+    lack = {split: {label: share * n for label, n in totals.items()} for split, share in shares.items()}
     chosen: dict[str, str] = {}
 
     def give(split: str, group: str) -> None:
         chosen[group] = split
-        del open_groups[group]
         for label, n in counts[group].items():
             lack[split][label] -= n
 
     rare_first = sorted(totals, key=lambda label: (totals[label], label))
     for label in rare_first:  # once into every split, where there are enough
-        for split in shares:
-            candidates = [g for g in open_groups if counts[g][label]]
-            if candidates and not any(counts[g][label] for g, s in chosen.items() if s == split):
+        for split, share in shares.items():
+            candidates = [g for g in holders[label] if g not in chosen]
+            if candidates and lack[split][label] == share * totals[label]:
                 give(split, min(candidates, key=lambda g: sum(counts[g].values())))
     for label in rare_first:
-        for group in [g for g in open_groups if counts[g][label]]:
-            give(max(shares, key=lambda split: (lack[split][label], lack[split][""])), group)
+        for group in holders[label]:
+            if group not in chosen:
+                give(max(shares, key=lambda split: (lack[split][label], lack[split][""])), group)
     return chosen
 
 
@@ -126,17 +130,19 @@ def _absent(labels: Sequence[str], splits: Mapping[str, Sequence[Recording]]) ->
     return notes
 
 
-def balance(data: OwnData, splits: Mapping[str, Sequence[Recording]]) -> list[dict[str, object]]:
+def balance(data: OwnData, splits: Mapping[str, Sequence[Recording]]) -> list[dict[str, Any]]:
     """One row per class: recordings, events and seconds in all, events in each split."""
-    rows = []
-    for label in data.labels:
-        spans = [(r, e[1] - e[0]) for group in splits.values() for r in group for e in r.events if e[2] == label]
-        row: dict[str, object] = {"label": label, "recordings": len({r.name for r, _ in spans}), "events": len(spans)}
-        row["seconds"] = round(sum(seconds for _, seconds in spans), 1)
-        for name, group in splits.items():
-            row[name] = sum(e[2] == label for r in group for e in r.events)
-        rows.append(row)
-    return rows
+    empty: dict[str, Any] = {"recordings": 0, "events": 0, "seconds": 0.0, **dict.fromkeys(splits, 0)}
+    rows = {label: {"label": label, **empty} for label in data.labels}
+    for name, recordings in splits.items():
+        for recording in recordings:
+            for label in {event[2] for event in recording.events}:
+                rows[label]["recordings"] += 1
+            for onset, offset, label in recording.events:
+                rows[label]["events"] += 1
+                rows[label]["seconds"] += offset - onset
+                rows[label][name] += 1
+    return [{**row, "seconds": round(row["seconds"], 1)} for row in rows.values()]
 
 
 def balance_table(rows: Sequence[Mapping[str, object]], width: int = 32) -> str:
