@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from config import STAGES, AugmentOptions, ModelOptions, RunOptions, check_common, option, refuse
 from errors import UserError
@@ -93,10 +93,10 @@ class DcaseOptions(
             raise UserError("--evaluate needs the weights of a detector of these classes: name them with --checkpoint")
 
 
-def task_path(options: Any) -> Path:
+def task_path(option_value: Path | None) -> Path:
     """The folder of the task; raises UserError if it is not named or not there."""
-    if options.task_path is None:
+    if option_value is None:
         raise UserError("no data folder: name HEAR's folder of the task with --task_path")
-    if not options.task_path.is_dir():
-        refuse("task_path", options.task_path, "there is no such folder")
-    return options.task_path
+    if not option_value.is_dir():
+        refuse("task_path", option_value, "there is no such folder")
+    return option_value

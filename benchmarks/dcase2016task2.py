@@ -53,9 +53,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/dcase2016task2"), help="folder of data and runs")
     parser.add_argument("--checkpoint", type=Path, help="fmn04 from synthetic AudioSet (default: train one)")
     parser.add_argument("--quick", action="store_true", help="tiny: only shows that the script works")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     args = parser.parse_args()
-    files, others, length, epochs = (2, 1, 20, 1) if args.quick else (10, 6, 60, args.epochs)
+    files, others, length, epochs = (2, 1, 20, 1) if args.quick else (10, 12, 60, args.epochs)
     out = args.out.resolve()
     checkpoint = args.checkpoint.resolve() if args.checkpoint else pretrain(out, args.quick)
     sizes = ["--train", files, "--eval", others, "--seconds", length, "--seed", 1]

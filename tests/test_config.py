@@ -12,12 +12,13 @@ import pytest
 
 import config
 from config_clipwise import DownstreamOptions
+from config_downstream import DcaseOptions
 from config_finetune import FinetuneOptions
 from errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
-SCRIPTS = [config.StrongOptions, config.WeakOptions, config.OnlineOptions, DownstreamOptions]
+SCRIPTS = [config.StrongOptions, config.WeakOptions, config.OnlineOptions, DownstreamOptions, DcaseOptions]
 
 PUBLISHED_DEFAULTS = {  # of the training script on AudioSet Strong
     "experiment_name": "as_strong",

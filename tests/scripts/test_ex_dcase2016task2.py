@@ -113,6 +113,21 @@ def test_resumed_run_ends_with_the_same_weights(task: Path, trained: Path, tmp_p
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+DEFAULTS = {  # of the published script
+    "experiment_name": "DCASE2016Task2", "batch_size": 256, "accumulate_grad_batches": 1, "num_workers": 16,
+    "num_devices": 1, "precision": "16", "check_val_every_n_epoch": 10, "model_name": "fmn10", "pretrained": "strong",
+    "seq_model_type": None, "seq_model_dim": 256, "n_classes": 11, "n_epochs": 300, "wavmix_p": 0.5, "freq_warp_p": 0,
+    "filter_augment_p": 0, "mixstyle_p": 0, "frame_shift_range": 0, "mixup_p": 0.5, "max_time_mask_size": 0,
+    "adamw": True, "weight_decay": 1e-3, "backbone_frozen": False, "schedule_mode": "cos", "max_lr": 1.06e-4,
+    "backbone_lr": None, "lr_decay": 1.0, "lr_end": 1e-7, "warmup_steps": 100,
+}  # fmt: skip
+
+
+def test_published_defaults() -> None:
+    options = config.parse(DcaseOptions, [])
+    assert {name: getattr(options, name) for name in DEFAULTS} == DEFAULTS
+
+
 PUBLISHED = {
     "ATST-F": "--model_name=ATST-F --pretrained=strong --lr_decay=0.95",
     "BEATs": "--model_name=BEATs --pretrained=strong --backbone_frozen --max_lr=2e-1 --mixup_p=0 --wavmix_p=0 "
