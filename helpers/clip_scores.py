@@ -37,7 +37,7 @@ class AccuracyScores(Metric):
             `accuracy` over all clips, `macro_accuracy` (unweighted mean over classes, as in the DCASE challenges), and
             `accuracy_per_class`, `accuracy_per_group`: number -> accuracy of those that occur.
         """
-        rows = dim_zero_cat(self.rows).cpu() if self.rows else torch.zeros(0, 3, dtype=torch.long)
+        rows = dim_zero_cat(self.rows).cpu() if len(self.rows) else torch.zeros(0, 3, dtype=torch.long)
         truth, group, right = rows.unbind(1)
         per_class = {c: float(right[truth == c].double().mean()) for c in truth.unique().tolist()}
         return {

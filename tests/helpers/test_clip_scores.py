@@ -20,6 +20,10 @@ def test_accuracy_equals_scikit_learn() -> None:
     for part in torch.arange(60).split(17):
         scores.update(logits[part], torch.eye(5)[truth[part]], group=group[part])
     figures = scores.compute()
+    gathered = SCORES["accuracy"]()
+    gathered.update(logits, torch.eye(5)[truth], group=group)
+    gathered.rows = torch.cat(list(gathered.rows))  # as torchmetrics leaves it after gathering from several processes
+    assert gathered.compute() == figures
     guess = logits.argmax(1)
     assert figures["accuracy"] == pytest.approx(accuracy_score(truth, guess), abs=1e-12)
     assert figures["macro_accuracy"] == pytest.approx(
