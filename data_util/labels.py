@@ -56,11 +56,6 @@ class Vocabulary:
         return {mid: index for index, mid in enumerate(self.mids)}
 
     @cached_property
-    def index_by_name(self) -> dict[str, int]:
-        """Class index of each display name."""
-        return {name: index for index, name in enumerate(self.names)}
-
-    @cached_property
     def eval_indices(self) -> np.ndarray:
         """Indices (int64) of the classes that occur in the evaluation set as well."""
         return np.flatnonzero(self.in_eval)

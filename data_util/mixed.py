@@ -49,7 +49,7 @@ class MixedSampler(Sampler[int]):
     """Draws in turn from a sampler of the strong set and one of the weak set, until the shorter ends.
 
     Batches of even size so hold as many strong as weak clips. Both samplers share their draws among the ranks and
-    follow `set_epoch` and `load_state_dict`, as `data_util.samplers.EpochSampler` says.
+    follow `set_epoch`, as `data_util.samplers.EpochSampler` says; to resume, set the epoch and position of each.
     """
 
     def __init__(self, strong: EpochSampler, weak: EpochSampler, n_strong: int) -> None:
@@ -67,13 +67,3 @@ class MixedSampler(Sampler[int]):
         """Choose the epoch to draw."""
         self.strong.set_epoch(epoch)
         self.weak.set_epoch(epoch)
-
-    def state_dict(self, position: int | None = None) -> dict[str, Any]:
-        """State to resume from; `position`: clips of this rank consumed in this epoch, an even number."""
-        half = None if position is None else position // 2
-        return {"strong": self.strong.state_dict(half), "weak": self.weak.state_dict(half)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.strong.load_state_dict(state["strong"])
-        self.weak.load_state_dict(state["weak"])

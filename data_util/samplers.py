@@ -7,7 +7,6 @@ training samplers hand each rank the same number of clips; the evaluation sample
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch.distributed as dist
@@ -99,14 +98,6 @@ class EpochSampler(Sampler[int]):
     def generator(self, epoch: int) -> np.random.Generator:
         """The random generator of an epoch, the same on every rank."""
         return np.random.default_rng([self.seed, epoch])
-
-    def state_dict(self, position: int | None = None) -> dict[str, Any]:
-        """State to resume from; `position`: clips of this rank consumed in this epoch (None: the stored one)."""
-        return {"seed": self.seed, "epoch": self.epoch, "position": self.position if position is None else position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; the next iteration starts at its position."""
-        self.seed, self.epoch, self.position = state["seed"], state["epoch"], state["position"]
 
 
 class BalancedSampler(EpochSampler):

@@ -1,3 +1,0 @@
-"""`replacing` under its former name; new code imports it from `atomic`."""
-
-from atomic import replacing as replacing
