@@ -128,7 +128,7 @@ class EventDataOptions:
     use_balanced_sampler: bool = option(False, "draw training clips so that rare classes come more often")
     epoch_len: int = option(100_000, "clips per epoch with --use_balanced_sampler", low=1)
     pseudo_labels_file: Path | None = option(None, "HDF5 with a teacher's logits, for distillation")
-    median_window: int = option(9, "frames of the median filter in evaluation, odd", low=1)
+    median_window: int = option(9, "frames of the median filter in evaluation, odd", low=1, high=9999)
 
 
 @dataclass

@@ -43,7 +43,8 @@ def exit_on_user_error() -> Iterator[None]:
     A context manager or decorator. When whoever read our output has had enough (`| head`), the program ends in silence.
 
     Raises:
-        SystemExit: with code 2 after `UserError` and `OSError`, 130 after `KeyboardInterrupt`, 141 after a closed pipe.
+        SystemExit: with code 2 after `UserError`, `OSError` and where memory ran out; 130 after `KeyboardInterrupt`,
+            141 after a closed pipe.
 
     Example:
         ``@exit_on_user_error()`` above ``def main(argv=None) -> None``.
@@ -56,9 +57,19 @@ def exit_on_user_error() -> Iterator[None]:
     except (UserError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        print(f"error: not enough memory; use smaller batches, windows or models ({one_line(error)})", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on the host or a device; torch has no common type for that."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
 
 
 @contextmanager

@@ -33,7 +33,10 @@ class DetectionOptions:
         high=1,
     )
     median_window: int | None = option(
-        None, "frames (40 ms each) of the median filter, odd; 1: none (default: the checkpoint's own, else 9)", low=1
+        None,
+        "frames (40 ms each) of the median filter, odd; 1: none (default: the checkpoint's own, else 9)",
+        low=1,
+        high=9999,
     )
     hysteresis: float = option(1.0, "an event goes on above this share of its threshold; 1: off", low=0, high=1)
     min_duration: float = option(0.0, "shortest event, seconds", low=0)
@@ -43,7 +46,7 @@ class DetectionOptions:
     )
     exclude: list[str] | None = option(None, "without these classes: as --include")
     top_k: int | None = option(None, "keep the events of so many classes per audio, those with the best scores", low=1)
-    window: float = option(10.0, "seconds that the network hears at once", low=1)
+    window: float = option(10.0, "seconds that the network hears at once", low=1, high=3600)
     overlap: float = option(2.0, "seconds that windows share, blended; 0: the published chunks side by side", low=0)
     batch_size: int = option(8, "windows per call of the network", low=1)
 

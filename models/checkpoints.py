@@ -80,6 +80,8 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if reason.startswith("Weights only load failed"):  # torch goes on about how to run code from the file
+            reason = "it holds other things than tensors and plain values"
         raise UserError(f"checkpoint file '{path}' cannot be read as weights: {reason[:200]}") from error
     if not isinstance(content, dict):
         raise UserError(f"checkpoint file '{path}' holds no state dict but a {type(content).__name__}")

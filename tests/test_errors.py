@@ -39,6 +39,12 @@ def os_error(number: int, *names: str) -> OSError:
             "error: a.tsv: no permission; change its permissions, or name another",
         ),
         (os_error(errno.ENXIO, "dev"), 2, "error: dev: no such device or address"),
+        (MemoryError("1 TB"), 2, "error: not enough memory; use smaller batches, windows or models (1 TB)"),
+        (
+            RuntimeError("CUDA out of memory."),
+            2,
+            "error: not enough memory; use smaller batches, windows or models (CUDA out of memory.)",
+        ),
         (OSError("h5py's own\nwords"), 2, "error: h5py's own words"),
     ],
 )
