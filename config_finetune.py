@@ -19,7 +19,7 @@ from config import (
 from errors import UserError
 
 EPOCHS = 25  # so many validations are enough to choose from
-EPOCH_STEPS, SCRATCH_EPOCH_STEPS = 20, 30  # at least; little data is repeated within an epoch
+EPOCH_STEPS, SCRATCH_EPOCH_STEPS = 20, 24  # at least; little data is repeated within an epoch
 FROZEN_SHARE = 0.1  # of the epochs
 BATCHES = 16  # of a pass over the data, at least, as long as batches are larger than the smallest
 MIN_BATCH, MAX_BATCH = 8, 64
@@ -65,7 +65,7 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
     frozen_epochs: int | None = option(
         None, "epochs in which only the heads learn (default: a tenth; none from scratch)", low=0
     )
-    patience: int = option(10, "validations without a better one after which the training ends; 0: never", low=0)
+    patience: int = option(8, "validations without a better one after which the training ends; 0: never", low=0)
     max_lr: float = option(5e-4, f"peak learning rate of the backbone (from scratch: {SCRATCH_LR:g})", above=0)
     seq_lr: float | None = option(2e-3, "peak learning rate of sequence model and heads", above=0)
     warmup_steps: int = option(50, "optimiser steps of rising learning rate", low=0)

@@ -30,7 +30,8 @@ from models.sed_model import load_model
 
 log = logging.getLogger("efficientsed")
 
-MEDIAN_WINDOWS = (9, 5, 13, 1, 19, 27)  # frames; the first of equals is taken
+MEDIAN_WINDOWS = (9, 5, 13, 1, 19, 27)  # frames; a later one is taken where it is better by the margin
+MARGIN = 0.01  # of F1
 DEFAULT_THRESHOLD = 0.5
 GRID = np.linspace(-8, 8, 161)  # logits of the thresholds that are tried
 SMOOTHING = 10  # grid points to both sides, that is 1 logit: a peak that is narrower is luck
@@ -113,7 +114,7 @@ def tune(scores: Scores, recordings: Sequence[Recording], labels: Sequence[str],
             curve = _averaged(f1_curve(collected, name))
             top = np.flatnonzero(curve >= curve.max() - 1e-9)
             point = top[np.argmin(np.abs(GRID[top] - GRID[top].mean()))]  # the middle of a plateau
-            if curve[point] > best[c] + 1e-9:
+            if curve[point] > best[c] + MARGIN:
                 best[c], windows[c] = curve[point], window
                 thresholds[c] = round(float(1 / (1 + np.exp(-GRID[point]))), 6)
     return Tuning(tuple(thresholds), tuple(windows))
