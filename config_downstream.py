@@ -44,8 +44,8 @@ class DcaseOptimizerOptions:
     adamw: bool = option(True, "AdamW in place of Adam")
     weight_decay: float = option(1e-3, "weight decay, never on biases and norms; needs AdamW", low=0)
     backbone_frozen: bool = option(False, "train only the sequence model and the head")
-    max_lr: float = option(1.06e-4, "peak learning rate of sequence model and head", low=0)
-    backbone_lr: float | None = option(None, "peak learning rate of the backbone (default: max_lr)", low=0)
+    max_lr: float = option(1.06e-4, "peak learning rate of sequence model and head", above=0)
+    backbone_lr: float | None = option(None, "peak learning rate of the backbone (default: max_lr)", above=0)
     lr_decay: float = option(
         1.0, "factor on the learning rate per layer of the backbone from top to bottom; 0 or 1: off", low=0, high=1
     )
@@ -53,7 +53,7 @@ class DcaseOptimizerOptions:
     warmup_steps: int = option(100, "optimiser steps of rising learning rate; scaled down on short runs", low=0)
     lr_end: float = option(1e-7, "last learning rate (linear schedule only)", low=0)
     bn_momentum: float | None = option(
-        None, "momentum of batch-norm statistics (default: 0.1 from scratch, else 0.01)", low=0, high=1
+        None, "momentum of batch-norm statistics (default: 0.1 from scratch, else 0.01)", above=0, high=1
     )
 
 

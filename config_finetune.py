@@ -69,6 +69,9 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
     max_lr: float = option(5e-4, f"peak learning rate of the backbone (from scratch: {SCRATCH_LR:g})", above=0)
     seq_lr: float | None = option(2e-3, "peak learning rate of sequence model and heads", above=0)
     warmup_steps: int = option(50, "optimiser steps of rising learning rate", low=0)
+    bn_momentum: float | None = option(
+        0.1, "momentum of batch-norm statistics, which must follow the weights within few steps", above=0, high=1
+    )
     gain_db: int = option(6, "largest change of level per window in training, decibels", low=0)
     n_bootstrap: int = option(1000, "draws of the test recordings behind the confidence intervals", low=100)
 

@@ -163,7 +163,8 @@ def test_bad_options_are_refused(argument: str, words: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     Path("taken").touch()
     where = [] if argument.startswith("--output_dir") else [f"--output_dir={tmp_path}"]
-    for cls in SCRIPTS:
+    name = argument.partition("=")[0].removeprefix("--")
+    for cls in [cls for cls in (*SCRIPTS, FinetuneOptions) if name in {f.name for f in dataclasses.fields(cls)}]:
         with pytest.raises(UserError, match=words) as error:
             config.parse(cls, [*where, argument])
         assert argument.partition("=")[0] in str(error.value) and len(str(error.value)) < 500
