@@ -32,7 +32,7 @@ STUDENT, TEACHER = ["--model_name=fmn04"], ["--model_name=fmn06"]
 # from scratch in few steps: small batches, one learning rate, light augmentation
 TRAINING = [
     "--pretrained=scratch",
-    "--batch_size=8",
+    "--batch_size=4",
     "--accumulate_grad_batches=1",
     "--max_lr=3e-3",
     "--lr_decay=0",
@@ -98,7 +98,7 @@ Made by `python benchmarks/distillation_study.py`; every run that was made is in
   disturbed: half of these are left out, half are shifted by up to a second. Evaluation labels are exact.
 - Teachers: fmn06, trained on the disturbed labels; their mean logits are the pseudo labels.
 - Students: fmn04. The two kinds differ in `--distillation_loss_weight` (0 and {KD_WEIGHT}) alone, seed by seed.
-- All from scratch, {args.epochs} epochs, batch 8; PSDS1 (macro average) after the last epoch.
+- All from scratch, {args.epochs} epochs, batch 4; PSDS1 (macro average) after the last epoch.
 
 | | runs | mean | standard deviation |
 | --- | --- | --- | --- |
@@ -115,9 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/distillation_study"), help="folder of data and runs")
     parser.add_argument("--quick", action="store_true", help="tiny: only shows that the script works")
-    parser.add_argument("--train", type=int, default=480, help="training clips")
-    parser.add_argument("--eval", type=int, default=160, help="evaluation clips")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--train", type=int, default=240, help="training clips")
+    parser.add_argument("--eval", type=int, default=120, help="evaluation clips")
+    parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
     teacher_seeds: tuple[int, ...] = TEACHER_SEEDS
     seeds: tuple[int, ...] = SEEDS
