@@ -95,6 +95,8 @@ class FinetuneModule(SEDModule):
     def __init__(self, model: SEDModel, options: FinetuneOptions, validation: OwnWindows, clip_labels: bool) -> None:
         super().__init__(model, options, validation.ground_truth(), validation.durations())
         self.clip_labels = clip_labels
+        if "strong_head" in model.untrained:
+            model.strong_head.expect_rare_events()
         self.event_scores = StrongEvaluator(
             model.labels,
             median_window=options.median_window,
