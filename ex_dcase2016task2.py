@@ -84,7 +84,7 @@ def evaluate(options: DcaseOptions, folder: Path) -> None:
 
 def build_model(options: DcaseOptions, files: Pieces) -> SEDModel:
     """The detector with a head for the classes of the task; raises UserError where their number or order differs."""
-    from data_util.dcase2016task2 import LABELS_FILE
+    from data_util.hear_files import LABELS_FILE
     from helpers import run
     from models.checkpoints import read_checkpoint
 

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from data_util.audio import SAMPLE_RATE, resample
-from data_util.dcase2016task2 import LABEL_COLUMNS, LABELS_FILE, METADATA_FILE, SPLITS
+from data_util.hear_files import LABEL_COLUMNS, LABELS_FILE, METADATA_FILE, SPLITS
 from data_util.sounds import RATE, SOUNDS, Sound
 from data_util.synthetic_layouts import LayoutRequest, register_layout
 

@@ -21,11 +21,9 @@ from data_util.dcase2016task2 import (
     Crops,
     CropSampler,
     Pieces,
-    Recording,
     frame_labels,
-    read_labels,
-    read_split,
 )
+from data_util.hear_files import Recording, read_labels, read_split
 from data_util.synthetic_layouts import LayoutRequest, make_layout
 from errors import UserError
 
