@@ -113,12 +113,12 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = 240) ->
 
 
 @pytest.mark.slow
-def test_killed_and_interrupted_runs_resume_exactly(synthetic_dir: Path, tmp_path: Path) -> None:
-    """SIGKILL in the second epoch, and Ctrl-C in the first; both go on with the losses of an uninterrupted run, and
-    end with the same weights and the same averaged weights.
+def test_a_killed_run_resumes_exactly(synthetic_dir: Path, tmp_path: Path) -> None:
+    """SIGKILL in the second epoch; it goes on with the losses of an uninterrupted run, and ends with the same weights
+    and the same averaged weights.
 
     All augmentations and dropout are on; three epochs of three optimiser steps of two batches. The killed run has a
-    checkpoint after every step.
+    checkpoint after every step. Ctrl-C at any moment: tests/scripts/test_resume.py.
     """
     averaged = ["--ema=0.9", "--checkpoint_minutes=0.0001", "--gradient_clip=1"]
     whole = start(synthetic_dir, tmp_path, "--experiment_name=whole", *averaged)
@@ -131,9 +131,23 @@ def test_killed_and_interrupted_runs_resume_exactly(synthetic_dir: Path, tmp_pat
     wait_for((tmp_path / "killed" / "step_00000005.ckpt").exists, killed)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
+    again = start(synthetic_dir, tmp_path, "--experiment_name=killed", f"--resume={tmp_path / 'killed'}")
+    output, _ = again.communicate(timeout=400)
+    assert again.returncode == 0, output
+    got = losses(tmp_path / "killed")
+    assert max(got) == max(expected)
+    assert {step: expected[step] for step in got} == got
+    for weights in ("state_dict", "current_model_state"):
+        first, second = (
+            torch.load(tmp_path / run / "last.ckpt", weights_only=True)[weights] for run in ("whole", "killed")
+        )
+        assert all(torch.equal(first[key], second[key]) for key in first)
 
+
+@pytest.mark.slow
+def test_ctrl_c_from_the_shell(tiny_dir: Path, tmp_path: Path) -> None:
     log = tmp_path / "interrupted.log"
-    interrupted = start(synthetic_dir, tmp_path, "--experiment_name=interrupted", *averaged, output=log.open("w"))
+    interrupted = start(tiny_dir, tmp_path, "--experiment_name=interrupted", "--n_epochs=50", output=log.open("w"))
     wait_for(lambda: "Epoch 0" in log.read_text(), interrupted)
     interrupted.send_signal(signal.SIGINT)
     interrupted.wait(timeout=120)
@@ -141,19 +155,6 @@ def test_killed_and_interrupted_runs_resume_exactly(synthetic_dir: Path, tmp_pat
     assert interrupted.returncode == 130, output
     assert "Traceback" not in output and "--resume" in output
     assert load_model(tmp_path / "interrupted" / "last.ckpt").model_name == "fmn04"
-
-    for name in ("killed", "interrupted"):
-        again = start(synthetic_dir, tmp_path, f"--experiment_name={name}", f"--resume={tmp_path / name}")
-        output, _ = again.communicate(timeout=400)
-        assert again.returncode == 0, output
-        got = losses(tmp_path / name)
-        assert max(got) == max(expected)
-        assert {step: expected[step] for step in got} == got
-        for weights in ("state_dict", "current_model_state"):
-            first, second = (
-                torch.load(tmp_path / run / "last.ckpt", weights_only=True)[weights] for run in ("whole", name)
-            )
-            assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_run_folder_explains_itself(tiny_dir: Path, tmp_path: Path) -> None:
