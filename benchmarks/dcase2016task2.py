@@ -54,25 +54,28 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="fmn04 from synthetic AudioSet (default: train one)")
     parser.add_argument("--quick", action="store_true", help="tiny: only shows that the script works")
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings")
     args = parser.parse_args()
     files, others, length, epochs = (2, 1, 20, 1) if args.quick else (10, 12, 60, args.epochs)
     out = args.out.resolve()
     checkpoint = args.checkpoint.resolve() if args.checkpoint else pretrain(out, args.quick)
     sizes = ["--train", files, "--eval", others, "--seconds", length, "--seed", 1]
     call("-m", "data_util.synthetic", "--layout", "dcase2016task2", "--out", out / "task", *sizes)
+    starts = {"pretrained": f"--checkpoint={checkpoint}", "scratch": "--pretrained=scratch"}
     runs: dict[str, dict[str, float]] = {}
-    for name, start in {"pretrained": f"--checkpoint={checkpoint}", "scratch": "--pretrained=scratch"}.items():
-        where = [f"--task_path={out / 'task'}", f"--output_dir={out}", f"--experiment_name=from_{name}"]
-        started = time.monotonic()
-        call("ex_dcase2016task2.py", *SHORT, start, f"--n_epochs={epochs}", *where)
-        minutes = (time.monotonic() - started) / 60
-        figures = json.loads((out / f"from_{name}" / "metrics.json").read_text())
-        runs[name] = {f: round(figures[f"test/{f}"], 4) for f in FIGURES} | {"minutes": round(minutes, 2)}
-    print(f"{'start':<12}" + "".join(f"{name:>16}" for name in (*FIGURES, "minutes")))
+    for seed in args.seeds:
+        for name, start in starts.items():
+            where = [f"--task_path={out / 'task'}", f"--output_dir={out}", f"--experiment_name={name}_{seed}"]
+            started = time.monotonic()
+            call("ex_dcase2016task2.py", *SHORT, start, f"--n_epochs={epochs}", f"--seed={seed}", *where)
+            minutes = (time.monotonic() - started) / 60
+            figures = json.loads((out / f"{name}_{seed}" / "metrics.json").read_text())
+            test = {f: round(figures[f"test/{f}"], 4) for f in FIGURES}
+            runs[f"{name}_{seed}"] = test | {"minutes": round(minutes, 2)}
+    print(f"{'start, seed':<14}" + "".join(f"{name:>16}" for name in (*FIGURES, "minutes")))
     for name, row in runs.items():
-        print(f"{name:<12}" + "".join(f"{value:>16.4f}" for value in row.values()))
-    result = {f"{figure}_from_{name}": value for name, row in runs.items() for figure, value in row.items()}
-    print(json.dumps({"benchmark": "dcase2016task2", "quick": args.quick, "epochs": epochs, **machine(), **result}))
+        print(f"{name:<14}" + "".join(f"{value:>16.4f}" for value in row.values()))
+    print(json.dumps({"benchmark": "dcase2016task2", "quick": args.quick, "epochs": epochs, **machine(), "runs": runs}))
 
 
 if __name__ == "__main__":
