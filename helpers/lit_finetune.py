@@ -111,6 +111,8 @@ class FinetuneModule(SEDModule):
         backbone.requires_grad_(not frozen)
         backbone.train(not frozen)  # batch norm keeps its statistics as well
 
+    on_train_start = on_train_epoch_start  # a run that is resumed within an epoch does not start that one
+
     def loss_terms(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Loss of the frames and loss of the clips, with all augmentations."""
         prepared = self.augmented(self.to_batch(batch), self.augmentations, generator)
