@@ -163,9 +163,8 @@ def resume_position(checkpoint: Path) -> tuple[int, int]:
         ended = loops["epoch_progress"]["current"]["processed"] > epoch  # saved at the end of an epoch
     except (KeyError, TypeError, IndexError):
         config.refuse("resume", checkpoint, "it holds no state of a training; to start from its weights: --checkpoint")
-    except Exception as error:  # whatever the unpickler meets in a damaged file
-        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
-        config.refuse("resume", checkpoint, f"it cannot be read as a checkpoint ({reason})")
+    except Exception:  # whatever the unpickler meets in a damaged file
+        config.refuse("resume", checkpoint, "it cannot be read as a checkpoint: it is none, or it is damaged")
     return (epoch + 1, 0) if ended else (epoch, batches)
 
 
