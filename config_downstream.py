@@ -67,6 +67,7 @@ class DcaseOptions(
     validated: ClassVar[frozenset[str]] = frozenset({"strong"})
     trained_heads: ClassVar[frozenset[str]] = frozenset({"strong_head"})
     wandb_project: ClassVar[str] = "EfficientSED_DCASE2016Task2"
+    limits: ClassVar[str] = "isolated office sounds mixed over one background; other rooms and microphones do worse."
     distillation_loss_weight: ClassVar[float] = 0.0
     wavmix_alpha: ClassVar[float] = 0.2
 

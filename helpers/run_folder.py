@@ -36,6 +36,10 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 PERIODIC = "step_*.ckpt"
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "h5py", "soundfile", "soxr")
+AUDIOSET_LIMITS = (
+    "classes and recordings are those of the training data (AudioSet: YouTube, labels incomplete and shifted);\n"
+    "  scores below are means over classes, and rare classes do worse. AudioSet's labels are CC BY 4.0."
+)
 OptionsT = TypeVar("OptionsT", bound=config.RunOptions)
 # What a resumed run may change: how it is computed and watched, not what is learnt. Paths may change too: files move.
 CHANGEABLE = frozenset(
@@ -260,15 +264,15 @@ def model_card(options: Any, figures: Mapping[str, float], n_parameters: int) ->
     """A page about the trained model: what it is, how it was made, how well it does, how to use it."""
     sequence = f" + {options.seq_model_type}:{options.seq_model_dim}" if options.seq_model_type else ""
     start = options.checkpoint or options.pretrained
+    data = getattr(options, "data_dir", None) or getattr(options, "task_path", None) or "AUDIOSET_DIR"
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items()) or "| none | |"
     return f"""# {options.experiment_name}
 
 {options.model_name}{sequence}, {n_parameters:,} parameters; sound events at 25 frames per second from 16 kHz audio.
 
-- Training: {type(options).__doc__} {options.n_epochs} epochs from {start}; data: {options.data_dir or "AUDIOSET_DIR"}
+- Training: {type(options).__doc__} {options.n_epochs} epochs from {start}; data: {data}
 - Options: `{CONFIG_FILE}`; software and machine: `{ENVIRONMENT_FILE}`; course of the figures: `{HISTORY_FILE}`
-- Limits: classes and recordings are those of the training data (AudioSet: YouTube, labels incomplete and shifted);
-  scores below are means over classes, and rare classes do worse. AudioSet's labels are CC BY 4.0.
+- Limits: {getattr(options, "limits", AUDIOSET_LIMITS)}
 
 | figure | last validation |
 | --- | --- |

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import config
+from config_downstream import DcaseOptions
 from errors import UserError
 from helpers import run_folder
 from helpers.trackers import Unfailing, make_loggers
@@ -100,3 +101,10 @@ def test_sacred_records_options_sources_and_metrics(status: str, told: str, tmp_
     assert any("config.py" in name for name, _ in content["experiment"]["sources"])
     assert json.loads((folder / "config.json").read_text())["options"]["max_lr"] == 0.5
     assert json.loads((folder / "metrics.json").read_text())["train/loss"]["values"] == [1.5]
+
+
+def test_the_card_speaks_of_the_task_at_hand(tmp_path: Path) -> None:
+    options = DcaseOptions(task_path=tmp_path)
+    card = run_folder.model_card(options, {"val/onset_fms": 0.5}, 123)
+    assert str(tmp_path) in card and "office" in card and "AudioSet" not in card and "| val/onset_fms | 0.5000 |" in card
+    assert "AudioSet" in run_folder.model_card(config.StrongOptions(data_dir=tmp_path), {}, 123)
