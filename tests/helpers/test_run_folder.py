@@ -106,5 +106,7 @@ def test_sacred_records_options_sources_and_metrics(status: str, told: str, tmp_
 def test_the_card_speaks_of_the_task_at_hand(tmp_path: Path) -> None:
     options = DcaseOptions(task_path=tmp_path)
     card = run_folder.model_card(options, {"val/onset_fms": 0.5}, 123)
-    assert str(tmp_path) in card and "office" in card and "AudioSet" not in card and "| val/onset_fms | 0.5000 |" in card
+    assert (
+        str(tmp_path) in card and "office" in card and "AudioSet" not in card and "| val/onset_fms | 0.5000 |" in card
+    )
     assert "AudioSet" in run_folder.model_card(config.StrongOptions(data_dir=tmp_path), {}, 123)
