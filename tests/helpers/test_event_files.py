@@ -180,9 +180,12 @@ def test_readers_of_other_projects(write, package):
         np.testing.assert_allclose([[b.onset, b.offset] for b in boxes], [e[:2] for e in EXPECTED], atol=1e-6)
         sequence = module.formats.seq.audseq.AudSeq.from_file(write("audacity")[1]).to_seq()
         np.testing.assert_allclose(sequence.onsets_s, [e[0] for e in EXPECTED], atol=1e-3)
+        np.testing.assert_allclose(sequence.offsets_s, [e[1] for e in EXPECTED], atol=1e-3)
+        assert [b.label for b in boxes] == list(sequence.labels) == labels()
     else:
-        annotation = module.load_rttm(write("rttm")[1])["some_clip"]
-        assert len(list(annotation.itertracks())) == 4
+        tracks = list(module.load_rttm(write("rttm")[1])["some_clip"].itertracks(yield_label=True))
+        np.testing.assert_allclose([[segment.start, segment.end] for segment, _, _ in tracks], times(), atol=1e-9)
+        assert [label for _, _, label in tracks] == labels(lambda text: "_".join(text.split()))
 
 
 def test_a_missing_package_is_named_with_its_command(write, monkeypatch):
