@@ -37,7 +37,10 @@ def decode(data: _Bytes | np.ndarray, *, max_seconds: float | None = None) -> np
     """
     audio, rate = decode_channels(data, max_seconds=max_seconds)
     mono = audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1)
-    return resample(mono, rate)
+    resampled = resample(mono, rate)
+    if len(resampled) == 0:
+        raise DecodeError("too short to hold a sample at 16 kHz")
+    return resampled
 
 
 def decode_channels(data: _Bytes | np.ndarray, *, max_seconds: float | None = None) -> tuple[np.ndarray, int]:

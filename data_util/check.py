@@ -12,6 +12,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,11 @@ from tqdm import tqdm
 
 from data_util.audio import SAMPLE_RATE, DecodeError, decode
 from data_util.audioset import SPLITS
-from data_util.hdf5_dataset import Mp3File
+from data_util.hdf5_dataset import Mp3File, open_hdf5
 from data_util.label_cache import load_strong_events
-from data_util.label_files import read_durations
+from data_util.label_files import read_durations, read_mids
 from data_util.labels import Events, Vocabulary, load_vocabulary
-from data_util.processes import worker_pool
+from data_util.processes import map_in_processes
 from errors import UserError, exit_on_user_error
 
 EXIT_WRONG = 1
@@ -83,7 +84,8 @@ def check(data_dir: Path, *, decode_count: int | None = 200, show_classes: bool 
         ids[part] = _check_file(findings, part, path, decode_count)
     _check_overlap(findings, ids)
     for split, parts in SPLITS.items():
-        clips = np.concatenate([ids[part] for part in parts])
+        clips = np.unique(np.concatenate([ids[part] for part in parts]))
+        findings.say(f"\n{split}: {len(clips):,} clips")
         _check_labels(findings, data_dir / f"audioset_{split}_strong.tsv", split, clips, show_classes)
     _check_durations(findings, data_dir / "eval_durations.csv", ids["eval"])
     findings.say()
@@ -138,9 +140,9 @@ def _decode(path: Path, file: Mp3File, rows: np.ndarray) -> Decoded:
     chunks = [rows[k : k + _CHUNK] for k in range(0, len(rows), _CHUNK)]
     if not chunks:
         return Decoded(seconds, errors)
-    bar = tqdm(total=len(rows), desc=f"decoding {path.name}", unit="clip")
-    with bar, worker_pool(None, len(chunks)) as pool:
-        for chunk, results in zip(chunks, pool.map(decode_rows, [file] * len(chunks), chunks), strict=True):
+    found = map_in_processes(partial(decode_rows, path), chunks, None, partial(_decode_singly, path))
+    with tqdm(total=len(rows), desc=f"decoding {path.name}", unit="clip") as bar:
+        for chunk, results in zip(chunks, found, strict=True):
             for clip, result in zip(file.clip_ids[chunk].tolist(), results, strict=True):
                 if isinstance(result, str):
                     errors[clip] = result
@@ -150,15 +152,26 @@ def _decode(path: Path, file: Mp3File, rows: np.ndarray) -> Decoded:
     return Decoded(seconds, errors)
 
 
-def decode_rows(file: Mp3File, rows: np.ndarray) -> list[float | str]:
-    """Seconds of each row, or the reason why it cannot be decoded."""
+def decode_rows(path: Path, rows: np.ndarray) -> list[float | str]:
+    """Seconds of each row of a packed file, or the reason why it cannot be decoded."""
     found: list[float | str] = []
-    for row in rows:
-        try:
-            found.append(len(decode(file.mp3(row))) / SAMPLE_RATE)
-        except (DecodeError, OSError) as error:
-            found.append(str(error))
+    with open_hdf5(path) as file:
+        for row in rows:
+            try:
+                found.append(len(decode(file["mp3"][row])) / SAMPLE_RATE)
+            except (DecodeError, OSError, RuntimeError) as error:
+                found.append(str(error))
     return found
+
+
+def _decode_singly(path: Path, rows: np.ndarray) -> list[float | str]:
+    """As `decode_rows`, for rows one of which kills the process that decodes it."""
+
+    def crashed(_: np.ndarray) -> list[float | str]:
+        return ["the process that decoded it died: no memory, or a crash of the decoder"]
+
+    singly = map_in_processes(partial(decode_rows, path), np.split(rows, len(rows)), 1, crashed)
+    return [found for result in singly for found in result]
 
 
 def _check_overlap(findings: Findings, ids: dict[str, np.ndarray]) -> None:
@@ -192,6 +205,7 @@ def _check_labels(findings: Findings, path: Path, split: str, clips: np.ndarray,
     of_published = int(here.sum()) / PUBLISHED_CLIPS[split]
     published = f"{PUBLISHED_CLIPS[split]:,} clips, {PUBLISHED_CLASSES[split]}"
     findings.say(f"  published: {published}; this copy has {of_published:.1%} of the clips")
+    findings.say(f"  {len(read_mids(path)):,} classes in {path.name}")
     _report_classes(findings, events.select(np.flatnonzero(here)), vocabulary, split, show_classes)
 
 
@@ -199,9 +213,10 @@ def _report_classes(findings: Findings, events: Events, vocabulary: Vocabulary, 
     counts = np.bincount(events.class_index, minlength=len(vocabulary))
     expected = np.arange(len(vocabulary)) if split == "train" else vocabulary.eval_indices
     without = [vocabulary.names[c] for c in expected if counts[c] == 0]
-    findings.say(
-        f"  {events.n_events:,} events of {int((counts > 0).sum())} of the {len(expected)} classes that have a logit"
-    )
+    present, what = int((counts[expected] > 0).sum()), "have a logit" if split == "train" else "are scored"
+    findings.say(f"  {counts[expected].sum():,} events of {present} of the {len(expected)} classes that {what}")
+    if more := events.n_events - counts[expected].sum():
+        findings.say(f"  {more:,} events of {int((counts > 0).sum()) - present} classes that are not")
     order = np.argsort(-counts, kind="stable")
     shown = order if show_classes else order[: min(_LISTED, int((counts > 0).sum()))]
     findings.lines += [f"    {counts[c]:>8,}  {vocabulary.names[c]}" for c in shown]

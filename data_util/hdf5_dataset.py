@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from errors import UserError, reading
+from data_util.clip_index import clip_id_of_name
+from errors import UserError, one_line, reading
 
 N_TARGET_BYTES = 66  # 527 classes, bit-packed
 NAME_BYTES = 20  # width of the published names
 
 
-def clip_id_of_name(name: str) -> str:
-    """Name of an MP3 or a published row -> clip id: folders and the suffix `.mp3` are dropped, nothing else."""
-    return name.rpartition("/")[2].removesuffix(".mp3")
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """Open for reading.
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open for reading, as long as the block lasts.
 
     Raises:
-        UserError: the file is missing, unreadable, truncated or no HDF5 file.
+        UserError: the file is missing, unreadable, truncated, damaged or no HDF5 file.
     """
+    file = _opened(path)
+    with file, _refusing_damage(path):
+        yield file
+
+
+def _opened(path: Path) -> h5py.File:
     with reading(path, "the HDF5 file"), path.open("rb"):
         pass  # h5py words neither a missing permission nor a folder well
     try:
@@ -34,6 +38,14 @@ def open_hdf5(path: Path) -> h5py.File:
     except OSError as error:
         reason = "is truncated" if "truncated" in str(error) else f"cannot be read as HDF5 ({error})"
         raise UserError(f"{path} {reason}; copy or download it again") from None
+
+
+@contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError) as error:  # h5py raises any of them where the file contradicts itself
+        raise UserError(f"{path} is damaged ({one_line(error)}); copy or download it again") from None
 
 
 def entry(file: h5py.File, name: str, expected: str) -> h5py.Dataset:
@@ -47,6 +59,13 @@ def entry(file: h5py.File, name: str, expected: str) -> h5py.Dataset:
         held = ", ".join(sorted(file)) or "nothing"
         raise UserError(f"{file.filename}: no entry {name!r} ({expected}); the file holds {held}")
     return found
+
+
+def read_names(file: h5py.File, names: h5py.Dataset, expected: str) -> list[str]:
+    """The strings of an entry; raises UserError where it is no list of strings."""
+    if names.ndim != 1 or (names.dtype.kind != "S" and not h5py.check_string_dtype(names.dtype)):
+        refuse_entry(file, names, expected)
+    return [name.decode("utf-8", "replace") for name in names[:]]
 
 
 def refuse_entry(file: h5py.File, dataset: h5py.Dataset, expected: str) -> None:
@@ -74,8 +93,9 @@ class LazyHdf5:
         """An entry of the file, through the handle of this process."""
         if self._pid != os.getpid():
             self._entries, self._file = {}, None  # handles inherited through a fork go before new ones come
-            self._file = open_hdf5(self.path)
-            self._entries = {key: item for key, item in self._file.items() if isinstance(item, h5py.Dataset)}
+            self._file = _opened(self.path)
+            with _refusing_damage(self.path):
+                self._entries = {key: item for key, item in self._file.items() if isinstance(item, h5py.Dataset)}
             self._pid = os.getpid()
         return self._entries[name]
 
@@ -99,17 +119,15 @@ class Mp3File(LazyHdf5):
         """
         super().__init__(path)
         with open_hdf5(self.path) as file:
-            names = self._check(file)[:]
-        self.clip_ids = np.array([clip_id_of_name(n.decode("utf-8", "replace")) for n in names], np.str_)
+            self.clip_ids = np.array([clip_id_of_name(name) for name in self._check(file)], np.str_)
 
     @staticmethod
-    def _check(file: h5py.File) -> h5py.Dataset:
+    def _check(file: h5py.File) -> list[str]:
         name_text, mp3_text = "bytes [N], names of clips", "vlen uint8 [N], bytes of an MP3 each"
         target_text = f"uint8 [N, {N_TARGET_BYTES}], bit-packed weak labels"
         names, mp3 = entry(file, "audio_name", name_text), entry(file, "mp3", mp3_text)
         target = entry(file, "target", target_text)
-        if names.ndim != 1 or (names.dtype.kind != "S" and not h5py.check_string_dtype(names.dtype)):
-            refuse_entry(file, names, name_text)
+        clip_names = read_names(file, names, name_text)
         if mp3.ndim != 1 or h5py.check_vlen_dtype(mp3.dtype) != np.uint8:
             refuse_entry(file, mp3, mp3_text)
         if target.ndim != 2 or target.shape[1] != N_TARGET_BYTES or target.dtype != np.uint8:
@@ -117,7 +135,7 @@ class Mp3File(LazyHdf5):
         if not len(names) == len(mp3) == len(target):
             lengths = f"{len(names)}, {len(mp3)} and {len(target)}"
             raise UserError(f"{file.filename}: audio_name, mp3 and target have {lengths} rows; pack it again")
-        return names
+        return clip_names
 
     def __len__(self) -> int:
         return len(self.clip_ids)

@@ -53,6 +53,12 @@ def read_strong_tsv(path: str | Path, vocabulary: Vocabulary) -> Events:
     return merge_events(Events(clip_ids, starts, onset, offset, class_of[rows]), len(vocabulary))
 
 
+def read_mids(path: Path) -> set[str]:
+    """All labels of a strong TSV, also those without a logit; raises UserError as `read_strong_tsv`."""
+    with reading(path, "the labels"):
+        return set(_read_table(path)["label"].cat.categories)
+
+
 def _class_of(vocabulary: Vocabulary, mid: str) -> int:
     return vocabulary.index_by_mid.get(mid, _IGNORED if mid in vocabulary.ignored_mids else _UNKNOWN)
 

@@ -7,8 +7,8 @@ FLAC, MP3 or OGG of any rate and number of channels, nested in folders, named `<
 `<ytid>_<start ms>`. Clips are stored as MP3, mono, 32 kHz, 10 s at most; an MP3 that is so already keeps its bytes.
 
 Work goes on in batches beside the output (`FILE.hdf.parts`), so a killed run resumes where it was; the same request
-again finds its output and does nothing. `FILE.hdf.report.csv` lists every clip that is missing, unreadable, silent,
-too short, clipped or duplicated. Missing and unreadable clips are left out, the others are packed.
+again finds its output and writes the report only. `FILE.hdf.report.csv` lists every clip that is missing, unreadable,
+silent, too short, clipped or duplicated. Missing and unreadable clips are left out, the others are packed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ import argparse
 import csv
 import hashlib
 import json
+import math
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,18 +32,19 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from atomic import replacing
+from atomic import check_writable, replacing
 from data_util.hdf5_dataset import PackedRows
-from data_util.pack_clip import PackedClip, pack_clip
+from data_util.pack_clip import CRASHED, PackedClip, pack_clip
 from data_util.pack_labels import read_wanted
-from data_util.processes import worker_pool
+from data_util.processes import map_in_processes
 from errors import UserError, exit_on_user_error
 
 SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 REQUEST = "pack_request"  # attribute of the output
+PROBLEMS = "pack_problems"  # entry of the output: what is wrong with the audio, as JSON
 REPORT_COLUMNS = ("clip_id", "problem", "detail", "file")
 BATCH = 256  # clips per resumable step
-_FORMAT = 1  # raise it when the same request gives another file
+_FORMAT = 2  # raise it when the same request gives another file
 
 
 class Problem(NamedTuple):
@@ -69,12 +74,24 @@ def find_audio(folder: Path) -> dict[str, list[str]]:
     if not folder.is_dir():
         raise UserError(f"--audio {folder}: there is no such folder")
     found: dict[str, list[str]] = defaultdict(list)
-    for path in folder.rglob("*"):
+    for path in _files(folder):
         if path.suffix.lower() in SUFFIXES and path.is_file():
             found[path.stem].append(path.relative_to(folder).as_posix())
     if not found:
         raise UserError(f"--audio {folder}: no file ends in {', '.join(SUFFIXES)}")
     return {stem: sorted(paths) for stem, paths in found.items()}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also through links to folders; each folder once, however many links lead to it."""
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place, name) for name in files)
 
 
 def plan(folder: Path, label_files: Sequence[Path]) -> tuple[list[Task], list[Problem]]:
@@ -129,24 +146,29 @@ def pack(
         overwrite: replace an output made from other files.
 
     Returns:
-        The report; None if this very output is there already.
+        The report; None if this very output is there already (its report is written anew: which clips are missing
+        may have changed).
 
     Raises:
         UserError: nothing to pack, unreadable labels, or an output that is something else.
+        OSError: the output cannot be written.
     """
+    check_writable(out)
     tasks, problems = plan(folder, label_files)
     request = json.dumps({"sha256": fingerprint(folder, tasks, min_seconds), "clips": len(tasks)})
-    if out.exists() and not overwrite:
-        if _request_of(out) == request:
-            return None
+    done = out.exists() and _request_of(out) == request
+    if out.exists() and not done and not overwrite:
         raise UserError(f"{out} is there and was made from other files or labels; add --overwrite to replace it")
-    parts = _open_parts(out, request)
-    _pack_parts(folder, tasks, parts, min_seconds, workers)
-    problems += _merge(parts, tasks, out, request)
-    problems.sort(key=lambda p: (p.clip_id, p.problem, p.file))
+    parts = out.with_name(f"{out.name}.parts")
+    if not done or overwrite:
+        done = False
+        _open_parts(parts, request)
+        _pack_parts(folder, tasks, parts, min_seconds, workers)
+        _merge(parts, tasks, out, request)
+    problems = sorted(problems + _problems_of(out), key=lambda p: (p.clip_id, p.problem, p.file))
     _write_report(report_path(out), problems)
-    shutil.rmtree(parts)
-    return problems
+    shutil.rmtree(parts, ignore_errors=True)
+    return None if done else problems
 
 
 def _request_of(out: Path) -> str | None:
@@ -158,20 +180,31 @@ def _request_of(out: Path) -> str | None:
         return None
 
 
+def _problems_of(out: Path) -> list[Problem]:
+    with h5py.File(out) as file:
+        return _read_problems(file)
+
+
+def _read_problems(file: h5py.File) -> list[Problem]:
+    return [Problem(*row) for row in json.loads(file[PROBLEMS][:].tobytes())]
+
+
+def _store_problems(file: h5py.File, problems: Sequence[Problem]) -> None:
+    file[PROBLEMS] = np.frombuffer(json.dumps(problems).encode(), np.uint8)  # an attribute holds no more than 64 KB
+
+
 def report_path(out: Path) -> Path:
     """Where the report of an output stands."""
     return out.with_name(f"{out.name}.report.csv")
 
 
-def _open_parts(out: Path, request: str) -> Path:
+def _open_parts(parts: Path, request: str) -> None:
     """The folder of finished batches: that of an interrupted run of this request, or a new one."""
-    parts = out.with_name(f"{out.name}.parts")
     marker = parts / "request.json"
     if not marker.is_file() or marker.read_text(encoding="utf-8") != request:
         shutil.rmtree(parts, ignore_errors=True)
         with replacing(marker) as part:
             part.write_text(request, encoding="utf-8")
-    return parts
 
 
 def _part_path(parts: Path, first: int) -> Path:
@@ -179,24 +212,16 @@ def _part_path(parts: Path, first: int) -> Path:
 
 
 def _pack_parts(folder: Path, tasks: Sequence[Task], parts: Path, min_seconds: float, workers: int | None) -> None:
-    """Encode the batches that are not there yet, several at a time."""
+    """Encode the batches that are not there yet."""
     firsts = [k for k in range(0, len(tasks), BATCH) if not _part_path(parts, k).is_file()]
-    left = sum(len(tasks[k : k + BATCH]) for k in firsts)
-    bar = tqdm(total=len(tasks), initial=len(tasks) - left, desc=f"packing {folder}", unit="clip")
-    with bar, worker_pool(workers, left) as pool:
+    left = [task for k in firsts for task in tasks[k : k + BATCH]]
+    paths = [folder / task.file for task in left]
+    packed = map_in_processes(partial(pack_clip, min_seconds=min_seconds), paths, workers, lambda _: CRASHED)
+    with tqdm(packed, desc=f"packing {folder}", unit="clip", total=len(tasks), initial=len(tasks) - len(left)) as clips:
+        done = iter(clips)
         for first in firsts:
             batch = tasks[first : first + BATCH]
-            paths = [folder / task.file for task in batch]
-            packed = pool.map(pack_clip, paths, [min_seconds] * len(batch), chunksize=4)
-            _write_part(_part_path(parts, first), batch, _counted(packed, bar))
-
-
-def _counted(packed: Iterator[PackedClip], bar: tqdm) -> list[PackedClip]:
-    clips = []
-    for clip in packed:
-        clips.append(clip)
-        bar.update()
-    return clips
+            _write_part(_part_path(parts, first), batch, list(islice(done, len(batch))))
 
 
 def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip]) -> None:
@@ -212,12 +237,11 @@ def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip])
             for task, clip in zip(tasks, packed, strict=True)
             for problem, detail in clip.problems
         ]
-        text = np.frombuffer(json.dumps(problems).encode(), np.uint8)
-        file.create_dataset("problems", data=text)
+        _store_problems(file, problems)
 
 
-def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> list[Problem]:
-    """Join the batches into the output; returns their problems and the clips whose audio is the same."""
+def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> None:
+    """Join the batches into the output, with their problems and the clips whose audio is the same."""
     paths = [_part_path(parts, first) for first in range(0, len(tasks), BATCH)]
     problems: list[Problem] = []
     clip_ids: list[str] = []
@@ -225,7 +249,7 @@ def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> list[
     file_of = {task.clip_id: task.file for task in tasks}
     for path in paths:
         with h5py.File(path) as file:
-            problems += [Problem(*row) for row in json.loads(file["problems"][:].tobytes())]
+            problems += _read_problems(file)
             names = [name.decode().removesuffix(".mp3") for name in file["audio_name"][:]]
             for clip, digest in zip(names, json.loads(file.attrs["digests"]), strict=True):
                 if (other := first_with.setdefault(digest, clip)) != clip:
@@ -240,8 +264,8 @@ def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> list[
                 for mp3, target in zip(part["mp3"][:], part["target"][:], strict=True):
                     rows.write(row, mp3, target)
                     row += 1
+        _store_problems(file, problems)
         file.attrs[REQUEST] = request
-    return problems
 
 
 def _write_report(path: Path, problems: Sequence[Problem]) -> None:
@@ -277,8 +301,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: must be at least 1")
-    if args.min_seconds < 0:
-        raise UserError(f"--min_seconds {args.min_seconds}: must not be negative")
+    if not 0 <= args.min_seconds < math.inf:
+        raise UserError(f"--min_seconds {args.min_seconds}: must be a number of seconds from 0 on")
     problems = pack(
         args.audio,
         args.labels,
@@ -288,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         overwrite=args.overwrite,
     )
     if problems is None:
-        print(f"{args.out} is made from these very files already: nothing to do")
+        print(f"{args.out} is made from these very files already: nothing to do ({report_path(args.out)})")
         return
     counts: dict[str, int] = defaultdict(int)
     for problem in problems:

@@ -33,6 +33,9 @@ class PackedClip:
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
+CRASHED = PackedClip(b"", "", [("unreadable", "the process that read it died: no memory, or a crash of the decoder")])
+
+
 def encode_mp3(audio: np.ndarray, rate: int = PACKED_RATE) -> bytes:
     """Encode [N] or [N, channels] float32 as MP3 (libsndfile, variable bit rate)."""
     buffer = io.BytesIO()

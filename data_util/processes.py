@@ -8,8 +8,15 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
+T = TypeVar("T")
+R = TypeVar("R")
+_IN_FLIGHT = 4  # items per worker that are computed or wait for their turn to be handed out
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 _KEPT_BYTES = 1 << 30
 
@@ -40,6 +47,51 @@ def worker_pool(workers: int | None, n_tasks: int) -> ProcessPoolExecutor:
     """
     count = max(1, min(workers or available_cores(), n_tasks))
     return ProcessPoolExecutor(count, initializer=_follow_parent, initargs=(os.getpid(),))
+
+
+def map_in_processes(
+    function: Callable[[T], R], items: Sequence[T], workers: int | None, crashed: Callable[[T], R]
+) -> Iterator[R]:
+    """Results of a function, in the order of the items, computed in worker processes.
+
+    Args:
+        function: can be pickled.
+        items: its arguments; few are in flight at a time, however many there are.
+        workers: processes; None: one per core.
+        crashed: gives the result of an item whose process dies (out of memory, a decoder that crashes) when it is
+            alone with it; called in this process.
+    """
+    count, start = max(1, min(workers or available_cores(), len(items))), 0
+    while start < len(items):
+        try:
+            for result in _map(function, items[start:], count):
+                start += 1
+                yield result
+        except BrokenProcessPool:  # which item it was, nobody tells
+            for item in items[start : start + _IN_FLIGHT * count]:
+                start += 1
+                yield _alone(function, item, crashed)
+
+
+def _map(function: Callable[[T], R], items: Sequence[T], count: int) -> Iterator[R]:
+    pool, flying = worker_pool(count, len(items)), deque[Future[R]]()
+    try:
+        for item in items:
+            flying.append(pool.submit(function, item))
+            if len(flying) == _IN_FLIGHT * count:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _alone(function: Callable[[T], R], item: T, crashed: Callable[[T], R]) -> R:
+    try:
+        with worker_pool(1, 1) as pool:
+            return pool.submit(function, item).result()
+    except BrokenProcessPool:
+        return crashed(item)
 
 
 def _follow_parent(parent: int) -> None:

@@ -117,3 +117,10 @@ def test_minimp3_is_used_for_mp3_where_it_is_installed(monkeypatch):
     assert decode(mp3)[40:120] == pytest.approx(0.375, abs=1e-2)
     assert decode(wav).max() == 0
     audio_module._minimp3.cache_clear()
+
+
+def test_a_clip_too_short_for_one_sample_is_no_audio():
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.ones(1, np.float32), 48_000, format="WAV")
+    with pytest.raises(DecodeError, match="too short"):
+        decode(buffer.getvalue())

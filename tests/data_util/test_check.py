@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 
+from data_util import check as check_module
 from data_util.check import check, main
 from data_util.hdf5_dataset import Mp3File
 from data_util.labels import load_vocabulary
@@ -137,3 +140,27 @@ def test_nothing_to_look_at_is_exit_code_2(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2 and "AUDIOSET_DIR" in capsys.readouterr().err
+
+
+def test_clips_per_split_and_classes_of_the_label_file(data_copy, capsys):
+    vocabulary = load_vocabulary("strong")
+    lacking = vocabulary.mids[vocabulary.in_eval.index(False)]
+    path = data_copy / "audioset_eval_strong.tsv"
+    clip = pd.read_csv(path, sep="\t").segment_id[0]
+    with path.open("a") as table:
+        table.write(f"{clip}\t0\t1\t{lacking}\n{clip}\t0\t1\t{min(vocabulary.ignored_mids)}\n")
+    n_labels = pd.read_csv(path, sep="\t").label.nunique()
+    output = run(data_copy, capsys)[1].out
+    assert "\ntrain: 12 clips" in output and "\neval: 4 clips" in output
+    assert f"{n_labels} classes in audioset_eval_strong.tsv" in output
+    assert f" events of {n_labels - 2} of the 407 classes" in output and "1 events of 1 classes that are not" in output
+
+
+def test_a_crash_of_the_decoder_names_its_clip(data_copy, monkeypatch):
+    """Worker processes are forked here, so they crash where the main process says."""
+    whole = check_module.decode
+    fatal = Mp3File(data_copy / "eval_segments_mp3.hdf").mp3(2).tobytes()
+    monkeypatch.setattr(check_module, "decode", lambda data: os._exit(1) if data.tobytes() == fatal else whole(data))
+    wrong = check(data_copy, decode_count=None).wrong
+    clip = Mp3File(data_copy / "eval_segments_mp3.hdf").clip_ids[2]
+    assert len(wrong) == 1 and f"1 of 4 clips cannot be decoded: {clip} (the process that decoded it died" in wrong[0]

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data_util.hdf5_dataset import Mp3File, clip_id_of_name
+from data_util.clip_index import clip_id_of_name
+from data_util.hdf5_dataset import Mp3File
 from errors import UserError
 
 
@@ -108,3 +109,12 @@ def test_missing_truncated_and_other_files(tmp_path):
     (tmp_path / "text.hdf").write_text("hello")
     with pytest.raises(UserError, match=r"text\.hdf cannot be read as HDF5"):
         Mp3File(tmp_path / "text.hdf")
+
+
+@pytest.mark.parametrize("signature", [b"TREE", b"SNOD", b"HEAP"])
+def test_damaged_metadata_is_one_line(tmp_path, signature):
+    data = write(tmp_path / "a.hdf").read_bytes()
+    (tmp_path / "bad.hdf").write_bytes(data.replace(signature, b"XXXX", 1))
+    with pytest.raises(UserError, match=r"bad\.hdf .*copy or download it again") as caught:
+        Mp3File(tmp_path / "bad.hdf")
+    assert "\n" not in str(caught.value)

@@ -22,7 +22,8 @@ from data_util.audio import decode, decode_channels
 from data_util.hdf5_dataset import Mp3File
 from data_util.label_files import read_weak_csv
 from data_util.labels import load_vocabulary, unpack_weak_target
-from data_util.pack import main, pack, report_path
+from data_util.pack import find_audio, main, pack, report_path
+from data_util.pack_clip import pack_clip
 from errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,6 +242,7 @@ def test_kill_and_resume_gives_the_same_contents(tmp_path):
     assert 2 <= len(done) < 10
     resumed = subprocess.run([*command, "--workers", "2"], env=environment, capture_output=True, text=True, check=True)
     assert contents(out) == contents(tmp_path / "whole.hdf")
+    assert read_report(out) == read_report(tmp_path / "whole.hdf")
     assert f"{4 * len(done)}/40" in resumed.stderr  # the bar starts where the killed run was
     assert not parts.exists()
 
@@ -253,6 +255,9 @@ def test_kill_and_resume_gives_the_same_contents(tmp_path):
         (["--labels", "missing.tsv"], "missing.tsv"),
         (["--workers", "0"], "--workers 0"),
         (["--min_seconds", "-1"], "--min_seconds"),
+        (["--min_seconds", "nan"], "--min_seconds nan"),
+        (["--min_seconds", "inf"], "--min_seconds inf"),
+        (["--out", "empty"], "empty: it is a folder"),
         (["--labels", "other.tsv"], "named after a clip"),
     ],
 )
@@ -274,3 +279,52 @@ def test_a_folder_of_broken_files_makes_no_output(tmp_path):
     with pytest.raises(UserError, match="not one of the 1 files can be read"):
         pack(tmp_path, [strong_labels(tmp_path, ["a"])], tmp_path / "out.hdf", workers=1)
     assert not (tmp_path / "out.hdf").exists()
+
+
+def test_a_kill_between_output_and_report_loses_no_report(tmp_path, monkeypatch):
+    audio, labels = make_folder(tmp_path, 3)
+    (audio / "clip1.wav").write_bytes(b"")
+    out = tmp_path / "out.hdf"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pack_module, "_write_report", killed)
+        pack(audio, [labels], out, workers=1)
+    assert out.exists() and not report_path(out).exists()
+    assert pack(audio, [labels], out, workers=1) is None
+    assert set(read_report(out)) == {("Yclip1", "unreadable")}
+    assert not (tmp_path / "out.hdf.parts").exists()
+
+
+def test_the_report_follows_the_labels(tmp_path):
+    """More labelled clips without audio: nothing to pack, but they are missing."""
+    audio, labels = make_folder(tmp_path, 2)
+    out = tmp_path / "out.hdf"
+    assert pack(audio, [labels], out, workers=1) == []
+    labels.write_text(labels.read_text() + f"gone_0\t0\t1\t{DOG}\n")
+    assert pack(audio, [labels], out, workers=1) is None
+    assert set(read_report(out)) == {("Ygone", "missing")}
+
+
+def test_a_crash_of_the_decoder_costs_one_clip(tmp_path, monkeypatch):
+    """Worker processes are forked here, so they crash where the main process says."""
+    audio, labels = make_folder(tmp_path, 12)
+
+    def crash(path, min_seconds):
+        return os._exit(1) if path.stem == "clip3" else pack_clip(path, min_seconds)
+
+    crash.__module__, crash.__qualname__ = pack_module.__name__, "pack_clip"  # as pickle finds it
+    monkeypatch.setattr(pack_module, "pack_clip", crash)
+    pack(audio, [labels], tmp_path / "out.hdf", workers=2)
+    assert len(Mp3File(tmp_path / "out.hdf")) == 11
+    assert "died" in read_report(tmp_path / "out.hdf")["Yclip3", "unreadable"]["detail"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    audio, _ = make_folder(tmp_path, 1)
+    (tmp_path / "collection").mkdir()
+    (tmp_path / "collection" / "link").symlink_to(audio)
+    (audio / "back").symlink_to(tmp_path / "collection")
+    assert find_audio(tmp_path / "collection") == {"clip0": ["link/clip0.wav"]}
