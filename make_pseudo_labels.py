@@ -34,7 +34,8 @@ class PseudoLabelOptions:
     split: str = config.option("train", "which clips", choices=("train", "eval"))
     clips: str = config.option("strong", "those with strong labels, or all of the split", choices=("strong", "all"))
     teachers: list[str] = config.option([], "checkpoint files of our own training, or names of released checkpoints")
-    out: Path = config.option(Path("pseudo_labels.hdf"), "HDF5 to write (223 KB per clip; smaller: docs/data.md)")
+    out: Path = config.option(Path("pseudo_labels.hdf"), "HDF5 to write (223 KB per clip)")
+    compact: bool = config.option(False, "write the compact layout: a few KB per clip (docs/data.md)")
     overwrite: bool = config.option(False, "replace that file")
     batch_size: int = config.option(32, "clips per batch and device", low=1)
     num_workers: int = config.option(16, "data loading processes, at most one per core; 0: none", low=0)
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from data_util.audioset import AudioSetStrong, AudioSetWeak
     from helpers import devices, run
-    from helpers.pseudo_labelling import BatchesOfRank, Ensemble, PartFolder
+    from helpers.pseudo_labelling import BatchesOfRank, Ensemble, PartFolder, fingerprint
 
     run.prepare()
     strong = options.clips == "strong"
@@ -92,8 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     clips.replace_corrupt = False  # such clips are left out: in training, their hard labels stand in
     teachers = [load_teacher(name) for name in options.teachers]
 
-    request = [str(data_dir.resolve()), options.split, options.clips, options.precision, str(options.batch_size)]
-    parts = PartFolder(options.out, "\n".join([*request, f"{len(clips)} clips", *options.teachers]))
+    settings = [options.precision, str(options.batch_size), "compact" if options.compact else "dense"]
+    request = "\n".join([*settings, fingerprint(teachers, clips)])
+    parts = PartFolder(options.out, request, compact=options.compact)
     parts.prepare()
     n_batches = -(-len(clips) // options.batch_size)
     missing = parts.missing(n_batches)
@@ -116,11 +118,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = devices.n_workers(options)  # type: ignore[arg-type]
     loader = DataLoader(clips, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available())
     if missing:
-        trainer.predict(Ensemble(teachers, parts, options.batch_size), loader, return_predictions=False)
+        try:
+            trainer.predict(Ensemble(teachers, parts, options.batch_size), loader, return_predictions=False)
+        except SystemExit as stop:  # how Lightning ends after Ctrl-C
+            raise KeyboardInterrupt from stop
     trainer.strategy.barrier()
     if trainer.is_global_zero:
-        n_clips = parts.merge(n_batches)
-        log.info("%s: logits of %d clips, %d could not be decoded", options.out, n_clips, len(clips) - n_clips)
+        names = parts.merge(n_batches)
+        log.info("%s: logits of %d clips", options.out, len(names))
+        if left_out := sorted(set(clips.clip_ids).difference(names)):
+            reasons = "they cannot be decoded, or their logits are not finite"
+            log.warning("%d clips are left out (%s): %s", len(left_out), reasons, ", ".join(left_out))
 
 
 if __name__ == "__main__":

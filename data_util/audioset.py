@@ -37,7 +37,7 @@ from data_util.hdf5_dataset import Mp3File
 from data_util.label_cache import load_strong_events
 from data_util.label_files import read_durations
 from data_util.labels import Vocabulary, encode_events, load_vocabulary, unpack_weak_target
-from data_util.pseudo_labels import PseudoLabels, open_pseudo_labels
+from data_util.pseudo_labels import PseudoLabels, open_pseudo_labels, read_logits
 from errors import UserError
 
 MAX_CORRUPT_SHARE = 0.01
@@ -240,15 +240,10 @@ class AudioSetStrong(ClipDataset):
         row = int(self._pseudo_rows[index])
         if row < 0 or self.pseudo_labels is None:
             return None
-        try:
-            logits = self.pseudo_labels.read(row)
-        except (ValueError, OSError):
-            logits = None
-        if logits is not None and not holds_nan(logits):
-            return logits
-        if self._pseudo_status[index] < _CORRUPT:
+        logits = read_logits(self.pseudo_labels, row)
+        if logits is None and self._pseudo_status[index] < _CORRUPT:
             self._pseudo_status[index] = _CORRUPT
-        return None
+        return logits
 
     def new_corrupt_report(self) -> str | None:
         """One line about corrupt clips and damaged pseudo labels that no earlier call has reported; None: nothing."""
@@ -274,12 +269,6 @@ class AudioSetStrong(ClipDataset):
         return [self.vocabulary.names[i] for i in np.unique(self.events.class_index)]
 
 
-def holds_nan(logits: np.ndarray) -> bool:
-    """Whether any of some float16 logits is not a number; ten times as fast as `np.isnan` on this type."""
-    without_sign = np.left_shift(logits.view(np.uint16), 1)
-    return bool(without_sign.max() > 2 * 0x7C00)  # beyond infinity: exponent all ones, fraction not zero
-
-
 def _labelled_rows(files: Sequence[Mp3File], labelled: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Rows of each file whose clip is in `labelled` (sorted) and in no earlier place; and the index in `labelled`."""
     taken = np.zeros(len(labelled), bool)
@@ -296,7 +285,7 @@ def _labelled_rows(files: Sequence[Mp3File], labelled: np.ndarray) -> tuple[list
 
 
 class AudioSetWeak(ClipDataset):
-    """All clips of a split, with their clip-level labels.
+    """All clips of a split, each once, with their clip-level labels.
 
     Attributes:
         vocabulary: the 527 classes, in the order of the logits.
@@ -314,7 +303,9 @@ class AudioSetWeak(ClipDataset):
         """
         self.vocabulary = load_vocabulary("weak")
         files = split_files(data_dir, split)
-        super().__init__(files, [np.arange(len(file)) for file in files], replace_corrupt=split == "train")
+        rows, _ = _labelled_rows(files, np.unique(np.concatenate([file.clip_ids for file in files])))
+        self._rows = rows
+        super().__init__(files, rows, replace_corrupt=split == "train")
 
     def sample(self, index: int) -> dict[str, Any]:
         """Labels and name of a clip."""
@@ -323,6 +314,5 @@ class AudioSetWeak(ClipDataset):
         return {"weak": torch.from_numpy(weak), "clip_id": self.clip_ids[index], "index": index}
 
     def targets(self) -> np.ndarray:
-        """Labels of all clips, uint8 [N, 527] (for the sampling weights)."""
-        packed = np.concatenate([file.targets() for file in self.files])
-        return unpack_weak_target(packed, len(self.vocabulary))
+        """Bit-packed labels of all clips, uint8 [N, 66] (for the sampling weights)."""
+        return np.concatenate([file.targets()[rows] for file, rows in zip(self.files, self._rows, strict=True)])

@@ -15,24 +15,27 @@ import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
 from atomic import replacing
-from data_util.hdf5_dataset import LazyHdf5, clip_id_of_name, entry, open_hdf5, refuse_entry
+from data_util.clip_index import ClipIndex
+from data_util.hdf5_dataset import LazyHdf5, entry, open_hdf5, read_names, refuse_entry
 from data_util.labels import CLIP_FRAMES
 from data_util.logit_codec import decode_logits, encode_logits
-from data_util.processes import worker_pool
+from data_util.processes import map_in_processes
 from errors import UserError, exit_on_user_error
 
 N_CLASSES = 447
 _log = logging.getLogger(__name__)
 NAMES, DENSE, PACKED = "filenames", "strong_logits", "packed_logits"
 _CHUNK = 64  # clips that a worker packs at a time
+_ROWS_PER_CHUNK = 64  # of the compact file, whose rows are 16 bytes that point to the packed ones
 
 
 class PseudoLabels(Protocol):
@@ -55,35 +58,23 @@ class _NamedRows(LazyHdf5):
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         with open_hdf5(self.path) as file:
-            names = self._check(file)
-        self._names = np.array([clip_id_of_name(name.decode("utf-8", "replace")) for name in names], np.str_)
-        self._order = np.argsort(self._names, kind="stable")
-        ordered = self._names[self._order]
-        if (again := ordered[1:][ordered[1:] == ordered[:-1]]).size:
+            self._index = ClipIndex(self._check(file))
+        if (again := self._index.repeated()).size:
             _log.warning("%s: %d rows repeat a clip, such as %s; the first counts", path, len(again), again[0])
 
-    def _check(self, file: h5py.File) -> np.ndarray:
+    def _check(self, file: h5py.File) -> list[str]:
         """Refuse a malformed file; returns the names of its rows."""
         raise NotImplementedError
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._index)
 
     def rows_of(self, clip_ids: Sequence[str]) -> np.ndarray:
         """Row of each clip (`Y<ytid>`), int64 [n]; -1 where the file has none.
 
         A file may list clips as `Y<ytid>` or as `<ytid>`, with or without folder and `.mp3`.
         """
-        with_y = self._find(np.array(clip_ids, np.str_))
-        bare = self._find(np.array([clip.removeprefix("Y") for clip in clip_ids], np.str_))
-        return np.where(with_y >= 0, with_y, bare)
-
-    def _find(self, wanted: np.ndarray) -> np.ndarray:
-        if len(self) == 0:
-            return np.full(len(wanted), -1, np.int64)
-        place = np.searchsorted(self._names, wanted, sorter=self._order).clip(max=len(self) - 1)
-        row = self._order[place]
-        return np.where(self._names[row] == wanted, row, -1)
+        return self._index.rows_of(clip_ids)
 
 
 class DensePseudoLabels(_NamedRows):
@@ -102,13 +93,13 @@ class DensePseudoLabels(_NamedRows):
         self.shape = (n_classes, n_frames)
         super().__init__(path)
 
-    def _check(self, file: h5py.File) -> np.ndarray:
+    def _check(self, file: h5py.File) -> list[str]:
         n_classes, n_frames = self.shape
         text = f"float16 [N, {n_classes}, {n_frames}], logits of {n_classes} classes per 40 ms"
         logits = entry(file, DENSE, text)
         if logits.dtype != np.float16 or logits.ndim != 3 or logits.shape[1:] != self.shape:
             refuse_entry(file, logits, text)
-        return _read_names(file, len(logits))
+        return _names_of_rows(file, len(logits))
 
     def read(self, row: int) -> np.ndarray:
         """Logits of a row, float16 [n_classes, n_frames]."""
@@ -123,7 +114,7 @@ class CompactPseudoLabels(_NamedRows):
         self.shape = (n_classes, n_frames)
         super().__init__(path)
 
-    def _check(self, file: h5py.File) -> np.ndarray:
+    def _check(self, file: h5py.File) -> list[str]:
         n_classes, n_frames = self.shape
         text = f"vlen uint8 [N], packed logits of {n_classes} classes x {n_frames} frames"
         packed = entry(file, PACKED, text)
@@ -132,19 +123,34 @@ class CompactPseudoLabels(_NamedRows):
         held = tuple(int(n) for n in packed.attrs.get("shape", ()))
         if held != self.shape:
             raise UserError(f"{file.filename}: entry {PACKED!r} holds clips of shape {list(held)}, expected {text}")
-        return _read_names(file, len(packed))
+        return _names_of_rows(file, len(packed))
 
     def read(self, row: int) -> np.ndarray:
         """Logits of a row, float16 [n_classes, n_frames]."""
         return decode_logits(self.entry(PACKED)[row], *self.shape)
 
 
-def _read_names(file: h5py.File, n_rows: int) -> np.ndarray:
+def _names_of_rows(file: h5py.File, n_rows: int) -> list[str]:
     text = f"bytes [{n_rows}], names of the clips"
     names = entry(file, NAMES, text)
-    if names.shape != (n_rows,) or (names.dtype.kind != "S" and not h5py.check_string_dtype(names.dtype)):
+    if names.shape != (n_rows,):
         refuse_entry(file, names, text)
-    return names[:]
+    return read_names(file, names, text)
+
+
+def read_logits(source: PseudoLabels, row: int) -> np.ndarray | None:
+    """Logits of a row, float16 [n_classes, n_frames]; None where they are damaged or not numbers."""
+    try:
+        logits = source.read(row)
+    except (ValueError, OSError, RuntimeError):
+        return None
+    return None if holds_nan(logits) else logits
+
+
+def holds_nan(logits: np.ndarray) -> bool:
+    """Whether any of some float16 logits is not a number; ten times as fast as `np.isnan` on this type."""
+    without_sign = np.left_shift(logits.view(np.uint16), 1)
+    return bool(without_sign.max() > 2 * 0x7C00)  # beyond infinity: exponent all ones, fraction not zero
 
 
 def open_pseudo_labels(path: str | Path, n_classes: int = N_CLASSES) -> PseudoLabels:
@@ -158,8 +164,42 @@ def open_pseudo_labels(path: str | Path, n_classes: int = N_CLASSES) -> PseudoLa
     return layout(path, n_classes)
 
 
-def compact(source: Path, out: Path, *, overwrite: bool = False, workers: int | None = None) -> None:
-    """Write the compact form of a dense file.
+class LogitsWriter:
+    """Rows of teacher logits on their way into an open file; the names follow when the block ends well.
+
+    Attributes:
+        names: of the rows so far.
+    """
+
+    def __init__(self, file: h5py.File, shape: Sequence[int], *, compact: bool) -> None:
+        """Args: the file; shape [n_classes, n_frames] of a clip; whether rows come packed by `encode_logits`."""
+        self._file, self.names = file, list[bytes]()
+        if compact:
+            kind, chunks = h5py.vlen_dtype(np.uint8), (_ROWS_PER_CHUNK,)
+            self._rows = file.create_dataset(PACKED, (0,), kind, maxshape=(None,), chunks=chunks)
+            self._rows.attrs["shape"] = tuple(shape)
+        else:  # training reads clips one by one
+            sizes: dict[str, Any] = {"maxshape": (None, *shape), "chunks": (1, *shape)}
+            self._rows = file.create_dataset(DENSE, (0, *shape), np.float16, **sizes)
+
+    def __enter__(self) -> LogitsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._file[NAMES] = np.array(self.names, np.bytes_)
+
+    def write(self, names: Sequence[bytes], rows: Sequence[np.ndarray] | np.ndarray) -> None:
+        """Append rows: float16 [n_classes, n_frames] each, or uint8 [n] of packed ones."""
+        first = len(self.names)
+        self.names += names
+        self._rows.resize(len(self.names), axis=0)
+        for place, row in enumerate(rows, start=first):
+            self._rows[place] = row
+
+
+def compact(source: Path, out: Path, *, overwrite: bool = False, workers: int | None = None) -> list[int]:
+    """Write the compact form of a dense file, without the clips whose logits cannot be read or are not finite.
 
     Args:
         source: dense HDF5; its shape of a clip may be any.
@@ -167,28 +207,62 @@ def compact(source: Path, out: Path, *, overwrite: bool = False, workers: int | 
         overwrite: replace a file of this name.
         workers: processes; None = one per core.
 
+    Returns:
+        Rows of the dense file that the compact one holds, in its order.
+
     Raises:
         UserError: an unusable source, or an output that is there already.
     """
     if out.exists() and not overwrite:
         raise UserError(f"{out} is there already; add --overwrite to replace it")
+    names, shape = _dense_names(source)
+    chunks = [range(k, min(k + _CHUNK, len(names))) for k in range(0, len(names), _CHUNK)]
+    bar = tqdm(total=len(names), desc=f"packing {source}", unit="clip")
+    left_out: list[int] = []
+    with bar, replacing(out) as temporary, h5py.File(temporary, "w") as file:
+        with LogitsWriter(file, shape, compact=True) as writer:
+            packed = map_in_processes(partial(_pack_rows, source), chunks, workers, partial(_refuse_crash, source))
+            for chunk, rows in zip(chunks, packed, strict=True):
+                left_out += [row for row, data in zip(chunk, rows, strict=True) if not data]
+                good = [names[row] for row, data in zip(chunk, rows, strict=True) if data]
+                writer.write(good, [np.frombuffer(data, np.uint8) for data in rows if data])
+                bar.update(len(chunk))
+        if not writer.names:
+            raise UserError(f"{source} holds no clip with finite logits")
+    if left_out:
+        shown = ", ".join(names[row].decode("utf-8", "replace") for row in left_out)
+        _log.warning("%d clips are left out, their logits cannot be read or are not finite: %s", len(left_out), shown)
+    return sorted(set(range(len(names))).difference(left_out))
+
+
+def _dense_names(source: Path) -> tuple[list[bytes], tuple[int, ...]]:
+    """Names of the rows of a dense file as they stand, and the shape of a clip."""
+    text = "float16 [N, classes, frames]"
     with open_hdf5(source) as file:
-        shape = entry(file, DENSE, "float16 [N, classes, frames]").shape
-        if len(shape) != 3:
-            refuse_entry(file, file[DENSE], "float16 [N, classes, frames]")
-    dense = DensePseudoLabels(source, *shape[1:])
-    chunks = [range(k, min(k + _CHUNK, len(dense))) for k in range(0, len(dense), _CHUNK)]
-    bar = tqdm(total=len(dense), desc=f"packing {source}", unit="clip")
-    with replacing(out) as temporary, h5py.File(temporary, "w") as file, worker_pool(workers, len(chunks)) as pool:
-        with open_hdf5(source) as names:
-            file.create_dataset(NAMES, data=names[NAMES][:])
-        packed = file.create_dataset(PACKED, (len(dense),), h5py.vlen_dtype(np.uint8))
-        packed.attrs["shape"] = shape[1:]
-        for chunk, rows in zip(chunks, pool.map(_pack_rows, [dense] * len(chunks), chunks), strict=True):
-            for row, data in zip(chunk, rows, strict=True):
-                packed[row] = np.frombuffer(data, np.uint8)
-            bar.update(len(chunk))
-    bar.close()
+        logits = entry(file, DENSE, text)
+        if logits.ndim != 3:
+            refuse_entry(file, logits, text)
+        shape = logits.shape[1:]
+    if len(DensePseudoLabels(source, *shape)) == 0:
+        raise UserError(f"{source} holds no clips")
+    with open_hdf5(source) as file:
+        return file[NAMES][:].tolist(), shape
+
+
+def _pack_rows(source: Path, rows: range) -> list[bytes]:
+    """Packed logits of some rows; no bytes for those that cannot be read or are not finite."""
+    packed = []
+    with open_hdf5(source) as file:
+        for row in rows:
+            try:
+                packed.append(encode_logits(file[DENSE][row]))
+            except (ValueError, OSError):
+                packed.append(b"")
+    return packed
+
+
+def _refuse_crash(source: Path, rows: range) -> list[bytes]:
+    raise UserError(f"{source}, rows {rows.start} to {rows.stop - 1}: the process that packed them died")
 
 
 @dataclass(frozen=True)
@@ -206,25 +280,21 @@ class CompactError:
     loss: float
 
 
-def compact_error(dense: PseudoLabels, packed: PseudoLabels, n_clips: int = 100) -> CompactError:
-    """Compare two files of the same rows on clips drawn evenly."""
-    rows = np.unique(np.linspace(0, len(dense) - 1, min(n_clips, len(dense))).round().astype(int)).tolist()
+def compact_error(
+    dense: PseudoLabels, packed: PseudoLabels, kept: Sequence[int] | None = None, n_clips: int = 100
+) -> CompactError:
+    """Compare two files on clips drawn evenly; `kept` is what `compact` returned (None: all rows of the dense one)."""
+    kept = range(len(dense)) if kept is None else kept
+    rows = np.unique(np.linspace(0, len(packed) - 1, min(n_clips, len(packed))).round().astype(int)).tolist()
     logit, probability, losses = [], 0.0, np.zeros(2)
     for row in rows:
-        x, y = (reader.read(row).astype(np.float64) for reader in (dense, packed))
+        x, y = dense.read(kept[row]).astype(np.float64), packed.read(row).astype(np.float64)
         p, q = 1 / (1 + np.exp(-x)), 1 / (1 + np.exp(-y))
         logit.append(np.abs(x - y)[p > 0.01])
         probability = max(probability, float(np.abs(p - q).max()))
         losses += [(np.logaddexp(0, x) - target * x).mean() for target in (p, q)]
     errors = np.concatenate(logit)
     return CompactError(float(errors.mean()) if len(errors) else 0.0, probability, float(losses[1] / losses[0] - 1))
-
-
-def _pack_rows(dense: DensePseudoLabels, rows: range) -> list[bytes]:
-    try:
-        return [encode_logits(dense.read(row)) for row in rows]
-    except ValueError as error:
-        raise UserError(f"{dense.path}, rows {rows.start} to {rows.stop - 1}: {error}") from None
 
 
 @exit_on_user_error()
@@ -240,14 +310,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: must be at least 1")
-    compact(args.source, args.out, overwrite=args.overwrite, workers=args.workers)
+    kept = compact(args.source, args.out, overwrite=args.overwrite, workers=args.workers)
     with open_hdf5(args.source) as file:
-        shape = file[DENSE].shape
-    if shape[0] == 0:
-        raise UserError(f"{args.source} holds no clips")
-    error = compact_error(DensePseudoLabels(args.source, *shape[1:]), CompactPseudoLabels(args.out, *shape[1:]))
+        shape = file[DENSE].shape[1:]
+    error = compact_error(DensePseudoLabels(args.source, *shape), CompactPseudoLabels(args.out, *shape), kept)
     size = args.out.stat().st_size
-    print(f"{args.out}: {shape[0]:,} clips, {size / 1e6:.1f} MB, {size / shape[0] / 1000:.2f} KB per clip")
+    print(f"{args.out}: {len(kept):,} clips, {size / 1e6:.1f} MB, {size / len(kept) / 1000:.2f} KB per clip")
     print(f"error: {error.logit:.3f} in logits above 1 % (mean), {error.probability:.4f} in probability (largest),")
     print(f"{error.loss:+.2%} in the distillation loss of a student that agrees with the teacher")
 

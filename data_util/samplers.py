@@ -12,11 +12,13 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-from data_util.labels import Events, active_frames
+from data_util.labels import Events, active_frames, unpack_weak_target
 
 WEIGHT_SCALE = 1000.0
 STRONG_OFFSET = 30.0  # frames
 WEAK_OFFSET = 100.0  # clips
+N_WEAK_CLASSES = 527
+_BLOCK = 4096  # clips whose labels are unpacked at a time: those of two million would take 9 GB
 
 
 def strong_weights(events: Events) -> np.ndarray:
@@ -35,14 +37,20 @@ def strong_weights(events: Events) -> np.ndarray:
 
 
 def weak_weights(targets: np.ndarray) -> np.ndarray:
-    """Sampling weight of each clip from its clip-level labels, uint8 [n_clips, n_classes]: as `strong_weights`,
-    with clips in place of frames and 100 in place of 30.
+    """Sampling weight of each clip from its bit-packed clip-level labels, uint8 [n_clips, 66]: as `strong_weights`,
+    with clips in place of frames and 100 in place of 30. Classes of far more than 100 clips are drawn equally often,
+    those of far fewer in proportion to their clips: these would else fill the epoch with repetitions.
 
     Returns:
         [n_clips] float64.
     """
-    class_weight = WEIGHT_SCALE / (WEAK_OFFSET + targets.sum(axis=0, dtype=np.int64))
-    return targets @ class_weight
+    blocks = [targets[k : k + _BLOCK] for k in range(0, len(targets), _BLOCK)]
+    total = np.zeros(N_WEAK_CLASSES)
+    for block in blocks:
+        total += unpack_weak_target(block, N_WEAK_CLASSES).sum(axis=0, dtype=np.int64)
+    class_weight = WEIGHT_SCALE / (WEAK_OFFSET + total)
+    weights = [unpack_weak_target(block, N_WEAK_CLASSES) @ class_weight for block in blocks]
+    return np.concatenate(weights) if weights else np.zeros(0)
 
 
 def rank_and_world() -> tuple[int, int]:

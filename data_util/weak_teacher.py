@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import Dataset
 
 from atomic import replacing
-from data_util.hdf5_dataset import clip_id_of_name
+from data_util.clip_index import ClipIndex
 from errors import UserError, exit_on_user_error, reading
 
 N_WEAK_CLASSES = 527
@@ -100,26 +100,14 @@ class WeakTeacher:
         table = read_names(names)
         if table and max(table.values()) >= len(self._logits):
             raise UserError(f"{names} names row {max(table.values())}, {predictions} has {len(self._logits)} rows")
-        self._set_names(table)
-
-    def _set_names(self, table: Mapping[str, int]) -> None:
-        keys = np.array([clip_id_of_name(name) for name in table], np.str_)
-        order = np.argsort(keys, kind="stable")
-        self._names, self._rows = keys[order], np.fromiter(table.values(), np.int64, len(table))[order]
+        self._index = ClipIndex(list(table), list(table.values()))
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._index)
 
     def rows_of(self, clip_ids: Sequence[str]) -> np.ndarray:
         """Row of each clip (`Y<ytid>`), int64; -1 where the table has none."""
-        with_y = self._find(np.array(clip_ids, np.str_))
-        return np.where(with_y >= 0, with_y, self._find(np.array([c.removeprefix("Y") for c in clip_ids], np.str_)))
-
-    def _find(self, wanted: np.ndarray) -> np.ndarray:
-        if len(self) == 0:
-            return np.full(len(wanted), -1, np.int64)
-        place = np.searchsorted(self._names, wanted).clip(max=len(self) - 1)
-        return np.where(self._names[place] == wanted, self._rows[place], -1)
+        return self._index.rows_of(clip_ids)
 
     def read(self, row: int) -> np.ndarray:
         """Logits of a row, float32 [n_classes]."""

@@ -1,13 +1,14 @@
 """Teacher logits of whole data sets: an ensemble's mean, batch by batch into parts, parts into one HDF5 file.
 
 The clips are cut into fixed batches in the order of the data set. A batch is the unit of work: one process computes it
-and writes it as one file, under its final name only when it is whole. So a killed run goes on where it was, the
-number of processes may change in between, and the contents do not depend on either.
+and writes it as one file of the final layout, under its final name only when it is whole. So a killed run goes on where
+it was, the number of processes may change in between, and the contents do not depend on either.
 """
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,24 +22,39 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from atomic import replacing
-from data_util.pseudo_labels import DENSE
+from data_util.audioset import ClipDataset
+from data_util.logit_codec import encode_logits
+from data_util.pseudo_labels import DENSE, NAMES, PACKED, LogitsWriter
 from data_util.samplers import rank_and_world
 from errors import UserError
 from models.sed_model import SEDModel
 
-CLIPS_PER_CHUNK = 1  # of the HDF5 file: training reads clips one by one
+
+def fingerprint(models: Sequence[SEDModel], clips: ClipDataset) -> str:
+    """Hash of what the logits are made from: the weights, the clips, sizes and times of their files."""
+    digest = hashlib.sha256("\n".join(clips.clip_ids).encode())
+    for file in clips.files:
+        stat = file.path.stat()
+        digest.update(f"\n{stat.st_size} {stat.st_mtime_ns}".encode())
+    for model in models:
+        digest.update(json.dumps(model.metadata()).encode())
+        for name, value in model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class PartFolder:
-    """The finished batches of a run, one `.npz` each, beside the file that they become.
+    """The finished batches of a run, one `.hdf` each, beside the file that they become.
 
     Args:
         out: the final file.
         request: what determines the contents; parts of another request are refused.
+        compact: in the compact layout (see `data_util.pseudo_labels`).
     """
 
-    def __init__(self, out: Path, request: str) -> None:
-        self.out = out
+    def __init__(self, out: Path, request: str, *, compact: bool = False) -> None:
+        self.out, self.compact = out, compact
         self.folder = out.with_name(f".{out.name}.parts")
         self.request = request
 
@@ -47,7 +63,7 @@ class PartFolder:
         note = self.folder / "request.txt"
         if note.is_file() and note.read_text(encoding="utf-8") != self.request:
             raise UserError(
-                f"{self.folder} holds the parts of another run (other models, data or batch size): finish that one, "
+                f"{self.folder} holds the parts of another run (other models, data or settings): finish that one, "
                 "or remove the folder"
             )
         with replacing(note) as part:
@@ -55,40 +71,37 @@ class PartFolder:
 
     def path(self, batch: int) -> Path:
         """File of a batch."""
-        return self.folder / f"{batch:07d}.npz"
+        return self.folder / f"{batch:07d}.hdf"
 
     def missing(self, n_batches: int) -> list[int]:
         """Numbers of the batches that are still to be computed."""
-        done = {int(path.stem) for path in self.folder.glob("*.npz") if path.stem.isdigit()}
+        done = {int(path.stem) for path in self.folder.glob("*.hdf") if path.stem.isdigit()}
         return [batch for batch in range(n_batches) if batch not in done]
 
     def write(self, batch: int, clip_ids: Sequence[str], logits: np.ndarray) -> None:
-        """Write a batch: names, and float16 [B, C, T]."""
-        path = self.path(batch)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with part.open("wb") as file:
-            np.savez(file, clip_ids=np.array(clip_ids, np.bytes_), logits=logits)
-        part.replace(path)
+        """Write a batch: names, and float16 [B, C, T], finite."""
+        rows = [np.frombuffer(encode_logits(x), np.uint8) for x in logits] if self.compact else logits
+        with (
+            replacing(self.path(batch)) as part,
+            h5py.File(part, "w") as file,
+            LogitsWriter(file, logits.shape[1:], compact=self.compact) as writer,
+        ):
+            writer.write([clip.encode() for clip in clip_ids], rows)
 
-    def merge(self, n_batches: int) -> int:
-        """Put all batches into the final file, in order, and remove the parts; returns the number of clips."""
-        with replacing(self.out) as part, h5py.File(part, "w") as file:
-            names: list[bytes] = []
-            logits: h5py.Dataset | None = None
+    def merge(self, n_batches: int) -> list[str]:
+        """Put all batches into the final file, in order, and remove the parts; returns the names of the clips."""
+        with h5py.File(self.path(0)) as first:
+            shape = tuple(first[PACKED].attrs["shape"]) if self.compact else first[DENSE].shape[1:]
+        with (
+            replacing(self.out) as part,
+            h5py.File(part, "w") as file,
+            LogitsWriter(file, shape, compact=self.compact) as writer,
+        ):
             for batch in range(n_batches):
-                with np.load(self.path(batch)) as content:
-                    values = content["logits"]
-                    names += content["clip_ids"].tolist()
-                if logits is None:
-                    shape = values.shape[1:]
-                    logits = file.create_dataset(
-                        DENSE, (0, *shape), np.float16, maxshape=(None, *shape), chunks=(CLIPS_PER_CHUNK, *shape)
-                    )
-                logits.resize(len(names), axis=0)
-                logits[len(names) - len(values) :] = values
-            file["filenames"] = np.array(names, np.bytes_)
+                with h5py.File(self.path(batch)) as content:
+                    writer.write(content[NAMES][:].tolist(), content[PACKED if self.compact else DENSE][:])
         shutil.rmtree(self.folder)
-        return len(names)
+        return [name.decode() for name in writer.names]
 
 
 class BatchesOfRank(Sampler[list[int]]):
@@ -129,6 +142,8 @@ class Ensemble(pl.LightningModule):
         super().__init__()
         if len({model.labels for model in models}) != 1:
             raise UserError("the models of an ensemble must have the same classes in the same order")
+        # With fewer batches left than processes, some have nothing to do.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.models = nn.ModuleList(models).requires_grad_(False).eval()
         self.parts, self.batch_size = parts, batch_size
 
@@ -140,8 +155,8 @@ class Ensemble(pl.LightningModule):
         return torch.stack(logits).mean(0)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Compute one batch and write it; clips that cannot be decoded are left out."""
-        keep = batch["valid"].nonzero().flatten()
-        logits = self(batch["audio"])[keep].half().cpu().numpy()
+        """Compute one batch and write it, without the clips that have no audio or whose logits are not finite."""
+        logits = self(batch["audio"]).half()
+        keep = (batch["valid"] & logits.isfinite().flatten(1).all(1)).nonzero().flatten()
         clip_ids = [batch["clip_id"][i] for i in keep.tolist()]
-        self.parts.write(int(batch["index"][0]) // self.batch_size, clip_ids, logits)
+        self.parts.write(int(batch["index"][0]) // self.batch_size, clip_ids, logits[keep].cpu().numpy())

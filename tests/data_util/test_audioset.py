@@ -55,7 +55,20 @@ def test_weak_samples_equal_the_strong_labels(data_dir):
         mids = set(events[events.segment_id.str[:-6] == sample["clip_id"][1:]].label)
         found = {weak.vocabulary.mids[c] for c in np.flatnonzero(sample["weak"])}
         assert found == mids & set(weak.vocabulary.mids) and sample["weak"].shape == (527,)
-    np.testing.assert_array_equal(weak.targets()[2], weak[2]["weak"])
+    np.testing.assert_array_equal(np.unpackbits(weak.targets()[2], count=527), weak[2]["weak"])
+
+
+def test_a_clip_of_both_training_files_counts_once(data_copy):
+    with h5py.File(data_copy / "balanced_train_segments_mp3.hdf") as file:
+        name, target = file["audio_name"][1], file["target"][1]
+    with h5py.File(data_copy / "unbalanced_train_segments_mp3.hdf", "r+") as file:
+        file["audio_name"][4] = name
+        other = file["target"][5]
+    for dataset in (AudioSetStrong(data_copy), AudioSetWeak(data_copy)):
+        assert len(dataset) == len(set(dataset.clip_ids)) == 11
+    weak = AudioSetWeak(data_copy)
+    assert weak.clip_ids.index(f"{name.decode().removesuffix('.mp3')}") == 1
+    np.testing.assert_array_equal(weak.targets()[[1, 3 + 4]], [target, other])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -178,10 +178,26 @@ def test_compact_files_of_another_shape_or_kind_are_refused(tmp_path):
         compact(tmp_path / "flat.h5", tmp_path / "x.h5")
 
 
-def test_infinite_logits_stop_the_packing(tmp_path):
+def test_logits_that_are_not_finite_are_left_out_of_the_compact_file(tmp_path, caplog, capsys):
     write(tmp_path / "dense.h5", IDS)
     with h5py.File(tmp_path / "dense.h5", "r+") as file:
         file["strong_logits"][2, 5, 5] = np.inf
-    with pytest.raises(UserError, match=r"dense\.h5, rows 0 to 4: .*finite"):
-        compact(tmp_path / "dense.h5", tmp_path / "small.h5", workers=1)
-    assert not (tmp_path / "small.h5").exists()
+    main(["compact", str(tmp_path / "dense.h5"), str(tmp_path / "small.h5"), "--workers", "1"])
+    assert IDS[2] in caplog.text and "left out" in caplog.text
+    printed = capsys.readouterr().out
+    assert "4 clips" in printed and "nan" not in printed and "inf" not in printed
+    dense, small = (open_pseudo_labels(tmp_path / name) for name in ("dense.h5", "small.h5"))
+    assert small.rows_of([f"Y{ytid}" for ytid in IDS]).tolist() == [0, 1, -1, 2, 3]
+    np.testing.assert_allclose(small.read(2), dense.read(3), atol=0.6)
+
+
+def test_a_file_without_usable_clips_makes_no_compact_one(tmp_path, capsys):
+    write(tmp_path / "none.h5", [])
+    write(tmp_path / "bad.h5", IDS[:1])
+    with h5py.File(tmp_path / "bad.h5", "r+") as file:
+        file["strong_logits"][0, 0, 0] = np.nan
+    for name, words in (("none.h5", "holds no clips"), ("bad.h5", "no clip with finite logits")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["compact", str(tmp_path / name), str(tmp_path / "small.h5"), "--workers", "1"])
+        assert stopped.value.code == 2 and words in capsys.readouterr().err
+        assert not (tmp_path / "small.h5").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -37,7 +38,32 @@ def test_strong_weights_equal_the_formula_on_dense_targets(seed):
 def test_weak_weights_equal_the_formula():
     targets = (np.random.default_rng(0).random((50, 527)) < 0.02).astype(np.uint8)
     expected = [sum(1000 / (100 + targets[:, c].sum()) for c in np.flatnonzero(row)) for row in targets]
-    np.testing.assert_allclose(weak_weights(targets), expected, rtol=1e-12)
+    np.testing.assert_allclose(weak_weights(np.packbits(targets, axis=1)), expected, rtol=1e-12)
+
+
+def test_weak_weights_of_many_clips_need_little_memory():
+    """Unpacked and as float64 these labels would take 840 MB."""
+    targets = np.random.default_rng(0).integers(0, 256, (200_000, 66), np.uint8)
+    tracemalloc.start()
+    weights = weak_weights(targets)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(weights) == 200_000 and peak < 50e6
+
+
+def test_weights_from_labels_favour_the_rare_class_as_far_as_the_formula_goes():
+    """2,000 clips against 20: drawn in proportion to 2000 / 2100 and 20 / 120, not alike; strong frames likewise."""
+    targets = np.zeros((2020, 527), np.uint8)
+    targets[:2000, 0] = 1
+    targets[2000:, 1] = 1
+    drawn = BalancedSampler(weak_weights(np.packbits(targets, axis=1)), 40_000).order(0)
+    expected = (20 / 120) / (20 / 120 + 2000 / 2100)
+    assert abs((drawn >= 2000).mean() - expected) < 0.01 < 10 / 2020 + expected
+    clips = np.array([f"Y{i:04d}" for i in range(2020)])
+    classes = np.repeat([0, 1], [2000, 20])
+    events = Events(clips, np.arange(2021), np.zeros(2020), np.full(2020, 4.0), classes)
+    drawn = BalancedSampler(strong_weights(events), 40_000).order(0)
+    assert abs((drawn >= 2000).mean() - 0.5) < 0.01  # with 100 frames a clip the offset of 30 hardly counts
 
 
 def test_balanced_sampling_really_balances():

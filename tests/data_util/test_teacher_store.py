@@ -48,3 +48,34 @@ def test_every_sample_brings_the_logits_of_its_own_clip() -> None:
 def test_a_part_without_any_known_clip_is_refused() -> None:
     with pytest.raises(UserError, match="knows none of 2 clips"):
         WithTeacherFrames(Clips(), Store(), [["Y0"], ["Y7", "Y8"]])
+
+
+class Damaged(Store):
+    """As `Store`, but the logits of clip 4 are no numbers and those of clip 0 cannot be unpacked."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def read(self, row: int) -> np.ndarray:
+        if row == 0:
+            raise ValueError("damaged logits")
+        return np.full((2, 3), np.nan if row == 4 else row, np.float16)
+
+
+class Quiet(Clips):
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"clip_id": f"Y{index}"}
+
+    def new_corrupt_report(self) -> str | None:
+        return None
+
+
+def test_damaged_logits_give_way_to_others_and_are_listed_once() -> None:
+    names = [f"Y{i}" for i in range(6)]
+    clips = WithTeacherFrames(Quiet(), Damaged(), [names[:3], names[3:]])
+    assert clips.new_corrupt_report() is None
+    for _ in range(2):
+        assert [clips[i]["clip_id"] for i in range(6)] == ["Y2", "Y2", "Y2", "Y5", "Y5", "Y5"]
+    report = clips.new_corrupt_report()
+    assert report is not None and "2 clips have damaged teacher logits" in report and report.endswith("Y0, Y4")
+    assert clips.new_corrupt_report() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import torch
 
 import make_pseudo_labels
 from data_util.audioset import AudioSetStrong
+from data_util.pseudo_labels import open_pseudo_labels
+from helpers.pseudo_labelling import Ensemble, PartFolder, fingerprint
 from models import create_model, load_model
 from models.checkpoints import METADATA_KEY
 
@@ -84,15 +87,15 @@ def test_killed_and_resumed(labels: Path, synthetic_dir: Path, teachers: list[Pa
     out = tmp_path / "teacher.hdf"
     process = start(command(synthetic_dir, teachers, out))
     parts = tmp_path / ".teacher.hdf.parts"
-    while not list(parts.glob("0*.npz")):
+    while not list(parts.glob("0*.hdf")):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not out.exists()
-    finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.npz")}
+    finished = {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.hdf")}
     assert 0 < len(finished) < 6
-    (parts / ".0000005.npz.1.part").write_bytes(b"half a batch")
+    (parts / ".0000005.hdf.1.part").write_bytes(b"half a batch")
 
     make_pseudo_labels.main(command(synthetic_dir, teachers, out))
     names, logits = contents(out)
@@ -110,6 +113,82 @@ def test_two_processes_write_the_same(labels: Path, synthetic_dir: Path, teacher
     expected_names, expected = contents(labels)
     assert names == expected_names
     np.testing.assert_array_equal(logits, expected)
+
+
+@pytest.mark.slow
+def test_fewer_batches_than_processes(labels: Path, synthetic_dir: Path, teachers: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "teacher.hdf"
+    extra = ["--batch_size=24", "--num_devices=2", "--strategy=ddp"]
+    assert start(command(synthetic_dir, teachers, out, *extra)).wait(timeout=300) == 0
+    assert contents(out)[0] == contents(labels)[0]
+    np.testing.assert_allclose(contents(out)[1], contents(labels)[1], atol=0.05)
+
+
+def test_parts_belong_to_these_weights_and_files(synthetic_dir: Path, teachers: list[Path], tmp_path: Path) -> None:
+    data = shutil.copytree(synthetic_dir, tmp_path / "data")
+    clips, models = AudioSetStrong(data), [load_model(path) for path in teachers]
+    first = fingerprint(models, clips)
+    assert fingerprint([load_model(path) for path in teachers], AudioSetStrong(data)) == first
+    assert fingerprint(models[::-1], clips) != first and fingerprint(models[:1], clips) != first
+    with torch.no_grad():
+        next(models[1].parameters()).view(-1)[0] += 1e-3
+    assert fingerprint(models, clips) != first
+    models[1] = load_model(teachers[1])
+    os.utime(data / "balanced_train_segments_mp3.hdf", (1, 1))  # packed again
+    assert fingerprint(models, clips) != first
+    assert fingerprint(models, AudioSetStrong(synthetic_dir, "eval")) != first
+
+
+def test_compact_file_leaves_out_and_names_the_corrupt(
+    labels: Path, synthetic_dir: Path, teachers: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parts are compact too; a clip without audio stands in the log."""
+    data = shutil.copytree(synthetic_dir, tmp_path / "data")
+    clip = AudioSetStrong(data).clip_ids[5]
+    with h5py.File(data / "balanced_train_segments_mp3.hdf", "r+") as file:
+        file["mp3"][file["audio_name"][:].tolist().index(f"{clip}.mp3".encode())] = np.zeros(30, np.uint8)
+    out = tmp_path / "teacher.hdf"
+    make_pseudo_labels.main(command(data, teachers, out, "--compact"))
+    assert f"1 clips are left out (they cannot be decoded, or their logits are not finite): {clip}" in (
+        capsys.readouterr().out
+    )
+    dense, small = open_pseudo_labels(labels), open_pseudo_labels(out)
+    clips = AudioSetStrong(synthetic_dir).clip_ids
+    rows = small.rows_of(clips).tolist()
+    assert rows == [*range(5), -1, *range(5, 23)]
+    for index in (0, 23):
+        p, q = (1 / (1 + np.exp(-x.astype(float))) for x in (dense.read(index), small.read(rows[index])))
+        assert np.abs(p - q).max() < 0.02
+    assert "strong_logits" not in h5py.File(out) and not (tmp_path / ".teacher.hdf.parts").exists()
+
+
+def test_logits_that_are_not_finite_are_left_out(teachers: list[Path], tmp_path: Path) -> None:
+    parts = PartFolder(tmp_path / "x.hdf", "request")
+    parts.prepare()
+    ensemble = Ensemble([load_model(teachers[0])], parts, 2)
+    logits = torch.tensor([0.0, 1e6]).view(2, 1, 1).expand(2, 447, 250)
+    ensemble.forward = lambda audio: logits  # type: ignore[method-assign]
+    batch = {"audio": None, "valid": torch.tensor([True, True]), "clip_id": ["Ya", "Yb"], "index": torch.tensor([0, 1])}
+    ensemble.predict_step(batch, 0)
+    assert parts.merge(1) == ["Ya"] and contents(tmp_path / "x.hdf")[1].shape == (1, 447, 250)
+
+
+def test_interrupted(
+    synthetic_dir: Path,
+    teachers: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ensemble, "predict_step", interrupt)
+    handler = signal.getsignal(signal.SIGINT)  # Lightning has Ctrl-C ignored from then on
+    with pytest.raises(SystemExit) as stop:
+        make_pseudo_labels.main(command(synthetic_dir, teachers[:1], tmp_path / "teacher.hdf"))
+    signal.signal(signal.SIGINT, handler)
+    assert stop.value.code == 130 and capsys.readouterr().err.rstrip().endswith("interrupted")
 
 
 def test_parts_of_another_run_are_refused(
