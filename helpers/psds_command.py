@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from command_line import check_output, refuse
 from errors import UserError, exit_on_user_error
 from helpers import psds_io, psds_scores
 from helpers.postprocess import check_windows
@@ -25,6 +28,7 @@ from helpers.psds_plots import plot_classes, plot_psd_roc
 
 SETTINGS = {"psds1": PSDS1, "psds2": PSDS2}
 N_RESAMPLES = 1000
+LIMITS = {"median_window": (1, 9999), "bootstrap": (0, 100_000), "seed": (0, 2**31 - 1)}
 FILES = ("results.json", "classes.csv", "psd_roc.png", "classes.png")
 
 
@@ -91,19 +95,34 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuses bad options before any work starts, and fills in the number of resamples."""
-    check_windows(options.median_window, 1)
     if options.bootstrap is None:
         options.bootstrap = N_RESAMPLES if options.compare else 0
-    if options.bootstrap < 0 or options.seed < 0:
-        raise UserError(f"--bootstrap {options.bootstrap}, --seed {options.seed}: must be 0 or more")
+    for name, (low, high) in LIMITS.items():
+        value = getattr(options, name)
+        if not low <= value <= high:
+            refuse(name, value, f"must be between {low:,} and {high:,}")
+    check_windows(options.median_window, 1)
     if options.threshold is not None and not options.f1:
         raise UserError(f"--threshold {options.threshold}: only with --f1")
-    wanted = [options.out / name for name in FILES] if options.out is not None else []
-    for path in (*wanted, options.save_hdf5):
-        if path is not None:
+    if options.threshold is not None and not math.isfinite(options.threshold):
+        refuse("threshold", options.threshold, "must be finite")
+    _check_outputs(options)
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuses outputs that cannot be written, are there already, or are read as well."""
+    read = (options.scores, options.compare, options.ground_truth, options.durations)
+    inputs = {os.path.realpath(path) for path in read if path is not None}
+    written = [("out", options.out / name) for name in FILES] if options.out is not None else []
+    written += [("save_hdf5", options.save_hdf5), ("save_tsv", options.save_tsv)]
+    for name, path in written:
+        if path is None:
+            continue
+        check_output(name, path, folder=name == "save_tsv")
+        if os.path.realpath(path) in inputs:
+            refuse(name, path, "it is read as well; name another")
+        if not path.is_dir() or any(path.iterdir()):
             psds_io.refuse_existing(path, options.overwrite)
-    if options.save_tsv is not None and options.save_tsv.exists() and any(options.save_tsv.iterdir()):
-        psds_io.refuse_existing(options.save_tsv, options.overwrite)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

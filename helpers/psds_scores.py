@@ -148,7 +148,7 @@ class ScoreWriter:
     """Writes a compact HDF5 of scores batch by batch; the file appears under its name when all is written.
 
     Args:
-        path: to write; refused if it is there and not `overwrite`.
+        path: to write; refused if it is there and not `overwrite`. Missing folders are made.
         class_names: names of the C classes.
         frame_rate: frames per second.
         dtype: "float16" halves the size of "float32"; scores that differ by less than its precision then tie.
@@ -167,8 +167,13 @@ class ScoreWriter:
 
         self.path = Path(path)
         refuse_existing(self.path, overwrite)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        self._file: Any = h5py.File(self._part, "w")
+        try:
+            self._file: Any = h5py.File(self._part, "w")
+        except OSError as error:
+            error.filename = str(self.path)  # h5py names none
+            raise
         n, text = len(class_names), h5py.string_dtype()
         chunks = (1, n, round(10 * frame_rate))
         self._file.create_dataset(

@@ -179,7 +179,11 @@ def rewrite(name, old, new):
         (None, ("--compare", "/nowhere"), "no such file or folder"),
         (None, ("--median_window", "4"), "odd number of frames"),
         (None, ("--threshold", "0.5"), "only with --f1"),
-        (None, ("--bootstrap", "-1"), "must be 0 or more"),
+        (None, ("--median_window", "999999999"), "--median_window is 999999999: must be between 1 and 9,999"),
+        (None, ("--bootstrap", "-1"), "--bootstrap is -1: must be between 0 and 100,000"),
+        (None, ("--bootstrap", "99999999"), "must be between 0 and 100,000"),
+        (None, ("--seed", "-1"), "--seed is -1: must be between 0"),
+        (None, ("--f1", "--threshold", "nan"), "--threshold is nan: must be finite"),
     ],
 )
 def test_mistakes_end_in_one_line(files, capsys, break_it, options, message):
@@ -189,6 +193,37 @@ def test_mistakes_end_in_one_line(files, capsys, break_it, options, message):
         run(files, *options)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "message"),
+    [
+        ("--out", "truth.tsv", "a file stands where a folder is meant"),
+        ("--save_tsv", "truth.tsv", "a file stands where a folder is meant"),
+        ("--save_tsv", "scores", "it is read as well"),
+        ("--save_hdf5", "scores", "it is a folder"),
+        ("--save_hdf5", "truth.tsv", "it is read as well"),
+        ("--save_hdf5", "truth.tsv/x.h5", "a file stands where a folder is meant"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused_before_anything_is_read(files, capsys, option, path, message):
+    (files / "durations.tsv").write_text("nonsense")
+    before = (files / "truth.tsv").read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        run(files, option, files / path, "--overwrite")
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.startswith(f"error: {option} is {files}") and message in error
+    assert (files / "truth.tsv").read_bytes() == before
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as stopped:
+        ScoreWriter(tmp_path / "folder" / ("x" * 300), ["a"])
+    assert stopped.value.filename.endswith("x" * 300)
+    with ScoreWriter(tmp_path / "new" / "one.h5", ["a"]) as writer:
+        writer.add(["clip"], np.zeros((1, 1, 4)))
+    assert open_scores(tmp_path / "new" / "one.h5").clip_ids == ["clip"]
 
 
 def test_partial_scores_and_module_entry(files):
