@@ -67,6 +67,26 @@ def test_paired_interval_is_narrower_than_two_apart():
     assert not same["psds"].samples.any() and not same["psds_macro"].samples.any()
 
 
+def test_no_interval_of_a_figure_leaves_0_to_1():
+    """Few clips: moved by its bias, the interval would begin at -0.05; that of a difference may."""
+    poor, good = (Clips(n_clips=16, quality=quality).accumulate(MANY, keep_clips=True) for quality in (1.5, 9.0))
+    intervals = [*bootstrap(poor, 60).values(), *bootstrap(good, 60).values()]
+    assert all(0.0 <= one.low <= one.estimate <= one.high <= 1.0 for one in intervals)
+    assert [one.low for one in intervals[:2]] == [0.0, 0.0]
+    assert all(one.low < one.estimate < 0.0 for one in paired_bootstrap(good, poor, 60).values())
+
+
+def test_resamples_without_events_are_left_out():
+    clips = Clips(n_clips=12)
+    clips.truth = {clip: events if i < 1 else [] for i, (clip, events) in enumerate(clips.truth.items())}
+    clips.truth[clips.ids[0]] = [(0.0, 1.0, "a")]
+    interval = bootstrap(clips.accumulate(MANY, keep_clips=True), 40)["psds_macro"]
+    assert 5 < np.isnan(interval.samples).sum() < 25
+    assert 0.0 <= interval.low <= interval.estimate <= interval.high <= 1.0
+    with pytest.raises(UserError, match="none of 1 resamples drew an event"):
+        bootstrap(clips.accumulate(MANY, keep_clips=True), 1, seed=int(np.isnan(interval.samples).argmax()))
+
+
 def test_interval_covers_the_truth():
     """Of models of known quality, some 90 % of the 90 % intervals hold the figure of very many clips."""
     whole = Clips(seed=1, n_clips=3000).accumulate(MANY).compute().psds_macro
