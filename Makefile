@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+WEB := $(VENV)/.installed-web
 DEMO := demo
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup test lint format bench demo clean
+.PHONY: setup test lint format bench demo web clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install, make a small data set, train, evaluate, detect (about 4 minutes on 2 cores)"
+	@echo "make web     install, serve a local page to try a model on (OPTIONS=\"--checkpoint best.ckpt\")"
 	@echo "make test    install, run all tests"
 	@echo "make lint    ruff, format check, mypy"
 	@echo "make bench   run all benchmarks"
@@ -25,7 +27,7 @@ $(RUN): requirements.txt
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $(RUN)
 
-$(DEV): requirements-dev.txt $(RUN)
+$(DEV): requirements-dev.txt requirements-web.txt $(RUN)
 	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
 	touch $(DEV)
 
@@ -46,6 +48,13 @@ bench: $(DEV)
 
 demo: $(RUN)
 	$(BIN)/python demo.py --out $(DEMO)
+
+$(WEB): requirements-web.txt $(RUN)
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-web.txt
+	touch $(WEB)
+
+web: $(WEB)
+	$(BIN)/python web.py $(OPTIONS)
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -1,4 +1,4 @@
-"""A local page to drop or record audio on and see what is heard: `make web`, or python web.py [options].
+"""A local page to drop or record audio on and see what is heard: `make web OPTIONS="..."`, or python web.py [options].
 
 Example: python web.py --checkpoint demo/trained/best.ckpt
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("tsv", "csv", "json", "audacity")
 FRAME_HEIGHT = 900  # pixels of the report on the page
+CACHE_SECONDS = 3600  # that gradio keeps uploads and results
 
 
 @dataclass
@@ -101,13 +103,14 @@ def listen(detector: Detector, path: str | None, folder: Path) -> tuple[str, lis
 def build_page(gradio: Any, detector: Detector) -> gradio.Blocks:
     """The page: audio in; report and files out."""
 
-    def run(path: str | None) -> tuple[str, list[str]]:
-        try:
-            return listen(detector, path, Path(tempfile.mkdtemp(prefix="events-")))
-        except UserError as error:
-            raise gradio.Error(str(error)) from None
+    def run(path: str | None) -> Iterator[tuple[str, list[str]]]:
+        with tempfile.TemporaryDirectory(prefix="events-") as folder:
+            try:
+                yield listen(detector, path, Path(folder))  # gradio has copies when it asks for more
+            except UserError as error:
+                raise gradio.Error(str(error), print_exception=False) from None
 
-    with gradio.Blocks(title="Sound events") as page:
+    with gradio.Blocks(title="Sound events", analytics_enabled=False, delete_cache=(CACHE_SECONDS,) * 2) as page:
         name = detector.backend.name
         gradio.Markdown(f"# Sound events\nDrop or record audio; `{name}` says what it hears, and when.")
         audio = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="Audio")

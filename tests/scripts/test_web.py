@@ -57,3 +57,23 @@ def test_the_page_is_built(detector):
     page = web.build_page(gradio, detector)
     kinds = {type(block).__name__ for block in page.blocks.values()}
     assert {"Audio", "Button", "HTML", "Files"} <= kinds
+
+
+@pytest.fixture
+def served(detector, tmp_path, monkeypatch):
+    """A client of the page; its files go to tmp_path."""
+    gradio, gradio_client = pytest.importorskip("gradio"), pytest.importorskip("gradio_client")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    page = web.build_page(gradio, detector)
+    _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    yield gradio_client.Client(url, verbose=False, download_files=False)
+    page.close()
+
+
+def test_a_click_gives_report_and_files_and_leaves_no_folder(served, audio_file, tmp_path):
+    from gradio_client import handle_file
+
+    frame, files = served.predict(handle_file(audio_file), api_name="/run")
+    assert "Siren" in frame and len(files) == 5
+    assert not list(tmp_path.glob("events-*"))
