@@ -173,6 +173,7 @@ def describe(
             "hysteresis": decoding.hysteresis,
             "min_duration": decoding.min_duration,
             "max_gap": decoding.max_gap,
+            "top_k": decoding.top_k,
         },
         "tags": [(name.label, round(p, 3)) for name, p in tags],
         "truth": list(truth),

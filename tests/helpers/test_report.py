@@ -193,6 +193,15 @@ class TestPage:
         assert browser.run("return state.threshold") == 0.5
         assert browser.run("return document.querySelectorAll('#rows tr').length") == len(shown(browser))
 
+    def test_only_the_best_classes_are_kept_at_every_threshold(self, browser, tmp_path):
+        audio = Audio(tones(10, EVENTS) * np.linspace(0.6, 1, 160_000, dtype=np.float32))
+        browser.open(make_pages(tmp_path, [(audio, None)], detection_thresholds=[0.5], top_k=1)[0])
+        for threshold in (0.3, 0.7):
+            slide = "const s = document.getElementById('threshold'); s.value = arguments[0];"
+            browser.run(slide + "s.dispatchEvent(new Event('input'))", threshold)
+            table = Detector(ToneModel(), detection_thresholds=[threshold], top_k=1).detect(audio).events
+            assert {e[0] for e in shown(browser)} == {e.label for e in table} == {"Siren"}
+
     def test_classes_are_filtered_by_name(self, browser, view):
         set_filter = "const f = document.getElementById('class-filter'); f.value = arguments[0]; f.oninput()"
         browser.run(set_filter, "siren, SINE")
