@@ -13,6 +13,7 @@ import re
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]
     path = Path(path)
     with reading(path, "the checkpoint"), path.open("rb"):
         pass
+    if _is_program(path):
+        raise UserError(
+            f"checkpoint file '{path}' is an exported TorchScript program, which torch.jit.load runs: name the weights "
+            "that it was made from, or an export for ONNX Runtime or OpenVINO (.onnx, .xml)"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -95,6 +101,17 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]
     if not state:
         raise UserError(f"checkpoint file '{path}' holds no tensors with names")
     return state, metadata
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a file holds TorchScript: code beside the weights."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def canonical_key(key: str, key_map: tuple[tuple[str, str], ...] = ()) -> str:

@@ -123,6 +123,14 @@ def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
+def test_an_exported_program_is_no_checkpoint(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "x.torchscript.pt"))
+    recwarn.clear()
+    with pytest.raises(UserError, match=r"TorchScript.*name the weights"):
+        checkpoints.read_checkpoint(tmp_path / "x.torchscript.pt")
+    assert not recwarn.list
+
+
 def test_cards_and_registry_agree() -> None:
     for card in cards().values():
         assert card.backbone in backbone_names(), card.name
