@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike, fsencode
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ MISSING_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Audio:
-    """Audio from memory: samples [n] or [n, channels] in [-1, 1], and their rate in Hz."""
+    """Audio from memory: samples, floats [n] or [n, channels] in [-1, 1], and their rate in Hz (1000 to 1,000,000)."""
 
     samples: np.ndarray
     sample_rate: int = SAMPLE_RATE
@@ -70,8 +71,8 @@ def _name(source: Source) -> str:
 
 
 def source_name(source: Source) -> str:
-    """Name of a file, or of audio that is none."""
-    return source.name if isinstance(source, (Audio, PipedAudio)) else fspath(source)
+    """Name of a file, or of audio that is none; a file's bytes that are no UTF-8 are replaced."""
+    return source.name if isinstance(source, (Audio, PipedAudio)) else fsencode(source).decode(errors="replace")
 
 
 def _resample(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
@@ -88,11 +89,15 @@ def _resample(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
 
 
 def _array_blocks(audio: Audio) -> Iterator[np.ndarray]:
-    samples = np.asarray(audio.samples, np.float32)
-    if samples.ndim not in (1, 2) or samples.size == 0:
+    samples = np.asarray(audio.samples)
+    if samples.ndim not in (1, 2) or samples.size == 0 or samples.shape[-1] > samples.shape[0]:
         raise UserError(f"'{audio.name}': expected samples [n] or [n, channels], got shape {samples.shape}")
+    if samples.dtype.kind != "f":
+        raise UserError(f"'{audio.name}': expected floats in [-1, 1], got {samples.dtype}: divide by its largest value")
+    if not 1000 <= audio.sample_rate <= 1_000_000:
+        raise UserError(f"'{audio.name}': its sample rate of {audio.sample_rate} Hz must be between 1000 and 1,000,000")
     size = int(BLOCK_SECONDS * audio.sample_rate)
-    samples = samples.reshape(len(samples), -1)
+    samples = samples.reshape(len(samples), -1).astype(np.float32, copy=False)
     return (samples[i : i + size] for i in range(0, len(samples), size))
 
 
@@ -113,6 +118,8 @@ def _open_file(path: Path):  # type: ignore[no-untyped-def]
         file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise UserError(f"'{path}' cannot be read as audio: {_reason(error)}") from None
+    except UnicodeEncodeError:
+        raise UserError(f"the name of {_name(path)} is not {sys.getfilesystemencoding().upper()}: rename it") from None
     if file.frames == 0:
         file.close()
         raise UserError(f"audio file '{path}' holds no samples")

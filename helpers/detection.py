@@ -16,6 +16,7 @@ from helpers.events import EventDecoder, EventTable, make_table, to_frames
 
 DEFAULT_THRESHOLDS = (0.1, 0.2, 0.5)
 DEFAULT_MEDIAN_WINDOW = 9
+NO_NUMBERS = "the network gives scores that are not numbers: the audio is far too loud, or the precision too low"
 CLASS_THRESHOLDS = "class"  # name of the thresholds that a checkpoint holds for each class
 
 ScoreSink = Callable[[np.ndarray], None]

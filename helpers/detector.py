@@ -11,13 +11,15 @@ import numpy as np
 
 from config import build, refuse
 from errors import UserError
-from helpers.audio_reader import SAMPLE_RATE, Source
+from helpers.audio_pipe import PipedAudio
+from helpers.audio_reader import SAMPLE_RATE, Audio, Source
 from helpers.backends import Backend, TorchBackend, load_backend
 from helpers.classes import ClassName, class_names, select_classes, tag_names
 from helpers.detection import (
     CLASS_THRESHOLDS,
     DEFAULT_MEDIAN_WINDOW,
     DEFAULT_THRESHOLDS,
+    NO_NUMBERS,
     ClipPass,
     Decoding,
     Detection,
@@ -40,11 +42,12 @@ class Failure:
 
 @dataclass
 class _Open:
-    """A job on its way: its pass, how many windows wait for the network, and its end once it is known."""
+    """A job on its way: its pass, how many windows wait for the network, its end once it is known, what failed."""
 
     clip: ClipPass
     waiting: int = 0
     end: End | None = None
+    error: UserError | None = None  # of the network
 
 
 class Detector:
@@ -126,21 +129,26 @@ class Detector:
 
     def detect(
         self,
-        source: Source,
+        source: Source | np.ndarray,
         *,
+        sample_rate: int = SAMPLE_RATE,
         channel: int | None = None,
         keep_scores: bool = False,
         on_scores: ScoreSink | None = None,
     ) -> Detection:
-        """Find the events of one file or `Audio`.
+        """Find the events of one file, array or `Audio`.
 
         Arguments:
+            source: a path, `Audio`, or samples, floats [n] or [n, channels] in [-1, 1].
+            sample_rate: of samples, Hz.
             channel: of the audio, counted from 0; None: the mean of all.
             keep_scores: put the frame scores [C, T] into the result (45 KB per second for 447 classes).
             on_scores: called with each block of frame scores [C, t], in order, for scores too long to keep.
         Raises:
             UserError: the source cannot be read.
         """
+        if not isinstance(source, (str, PathLike, Audio, PipedAudio)):
+            source = Audio(source, sample_rate)
         job = Job(source, channel)
         _, result = next(self.detect_many([job], keep_scores=keep_scores, make_sink=lambda _: on_scores))
         if isinstance(result, Failure):
@@ -194,8 +202,8 @@ class Detector:
             strong, weak = self.scores(np.stack([window.samples for window in equal]))
             for window, frames, tags in zip(equal, strong, weak, strict=True):
                 if window.job in running:
-                    running[window.job].clip.add(window.start, frames, tags)
                     running[window.job].waiting -= 1
+                    _add(running[window.job], window, frames, tags)
                     on_window(window.job, window.start)
 
     def scores(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -221,13 +229,22 @@ class Detector:
         return tag_names(len(detection.tags), self._all_classes)
 
 
+def _add(entry: _Open, window: Window, frames: np.ndarray, tags: np.ndarray) -> None:
+    """Hand the scores of a window to its job, unless they or those of an earlier window are no numbers."""
+    if not np.isfinite(frames).all():
+        entry.error = UserError(f"'{window.job.name}': {NO_NUMBERS}")
+    if entry.error is None:
+        entry.clip.add(window.start, frames, tags)
+
+
 def _take_finished(running: dict[Job, _Open]) -> Iterator[tuple[Job, Detection | Failure]]:
     """Take out the jobs that have ended and wait for nothing."""
     for job, entry in list(running.items()):
         if entry.end is None or (entry.waiting and entry.end.error is None):
             continue
         del running[job]
-        if entry.end.error is not None:
-            yield job, Failure(job.name, entry.end.error)
+        error = entry.end.error or entry.error
+        if error is not None:
+            yield job, Failure(job.name, error)
         else:
             yield job, entry.clip.finish(entry.end.n_samples)

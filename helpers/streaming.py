@@ -10,6 +10,7 @@ import numpy as np
 from errors import UserError
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.chunking import SAMPLES_PER_FRAME, RunningFilter
+from helpers.detection import NO_NUMBERS
 from helpers.events import FRAME_RATE, EventDecoder, to_frames
 
 if TYPE_CHECKING:
@@ -126,7 +127,11 @@ class EventStream:
 
     @property
     def latency(self) -> float:
-        """Seconds of audio after which an onset or offset is known at the latest (computing time comes on top)."""
+        """Seconds of audio between what decides an onset or offset and its coming (computing time comes on top).
+
+        An onset is decided where the score exceeds its threshold, an offset where it falls below. With hysteresis an
+        event begins, and two of them may become one, above the lower threshold; that is only decided at the upper one.
+        """
         frames = self.hop + self.lookahead + self.decoding.smooth.reach
         return frames / FRAME_RATE + max(self.decoding.min_duration, self.decoding.max_gap)
 
@@ -143,7 +148,7 @@ class EventStream:
             events += self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
         n_left = -(-self._n_samples // SAMPLES_PER_FRAME) - self._n_scored
         if n_left > 0:
-            scores = self._score(self._aligned(self._n_samples), n_left, 0)
+            scores = self._checked(self._aligned(self._n_samples), n_left, 0)
             self._n_scored += n_left
             events += self._decode(self._smoother.push(scores))
         events += self._decode(self._smoother.finish())
@@ -157,11 +162,17 @@ class EventStream:
         self._n_samples += len(samples)
         events = []
         while (end := self._n_scored + self.hop + self.lookahead) * SAMPLES_PER_FRAME <= self._n_samples:
-            scores = self._score(self._aligned(end * SAMPLES_PER_FRAME), self.hop, self.lookahead)
+            scores = self._checked(self._aligned(end * SAMPLES_PER_FRAME), self.hop, self.lookahead)
             self._n_scored += self.hop
             events += self._decode(self._smoother.push(scores))
         self._samples = self._samples[-(self._kept_frames + 1) * SAMPLES_PER_FRAME :]
         return events
+
+    def _checked(self, samples: np.ndarray, n_frames: int, n_ahead: int) -> np.ndarray:
+        scores = self._score(samples, n_frames, n_ahead)
+        if not np.isfinite(scores).all():
+            raise UserError(f"stream: {NO_NUMBERS}")
+        return scores
 
     def _aligned(self, end: int) -> np.ndarray:
         """The newest samples before sample `end` of the stream, from the start of a frame on, a window at most."""

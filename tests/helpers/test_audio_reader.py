@@ -85,7 +85,16 @@ def test_wav_of_unknown_length_from_a_pipe_is_read(tmp_path):
     assert sum(len(b) for b in read_blocks(tmp_path / "a.wav")) == 16_000
 
 
-@pytest.mark.parametrize("samples", [np.zeros(0), np.zeros((2, 3, 4)), np.full(5, np.inf)])
+@pytest.mark.parametrize(
+    "samples",
+    [np.zeros(0), np.zeros((2, 3, 4)), np.full(5, np.inf), np.zeros((2, 16_000)), np.zeros(800, np.int16), None],
+)
 def test_bad_arrays(samples):
     with pytest.raises(UserError):
         list(read_blocks(Audio(samples)))
+
+
+@pytest.mark.parametrize("rate", [0, -16_000, 10**9, float("nan")])
+def test_bad_rates(rate):
+    with pytest.raises(UserError, match="sample rate"):
+        list(read_blocks(Audio(np.zeros(800), rate)))

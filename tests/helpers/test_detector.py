@@ -102,6 +102,15 @@ def test_any_format_rate_and_channels(detector, tmp_path, rate, channels, ending
     close(found(detector.detect(path)), events, 0.061)
 
 
+def test_arrays_are_audio(detector):
+    for rate in (16_000, 44_100):
+        samples = tones(25, EVENTS, rate)
+        expected = detector.detect(Audio(samples, rate))
+        for array in (samples, torch.from_numpy(samples), np.stack([samples, samples], axis=1)):
+            close(found(detector.detect(array, sample_rate=rate)), found(expected), 1e-6)
+    assert len(found(detector.detect(tones(25, EVENTS)))) == len(EVENTS)
+
+
 def test_one_channel_can_be_chosen(detector):
     audio = Audio(np.stack([tones(10, [(1, 2, "Siren")]), tones(10, [(4, 5, "Siren")])], axis=1))
     close(found(detector.detect(audio, channel=1)), [(4, 5, "Siren")])

@@ -56,6 +56,16 @@ def test_events_come_within_the_stated_latency():
     assert len(late) == 8 and max(late) <= stream.latency + 0.05 and min(late) > 0.3
 
 
+def test_with_hysteresis_the_latency_counts_from_the_threshold():
+    detector = Detector(ToneModel(), detection_thresholds=[0.5], hysteresis=0.2)
+    audio = tones(25, [(2.0, 20.0, "Siren")])
+    audio[: 14 * 16_000] *= 0.36  # above 0.1, below 0.5
+    stream = detector.stream()
+    (onset, heard), _ = run(stream, audio, 160)
+    assert onset.time == pytest.approx(2.0, abs=0.041)
+    assert 14.0 < heard / 16_000 <= 14.0 + stream.latency + 0.05
+
+
 def test_other_rates_and_channels():
     detector = Detector(ToneModel(), detection_thresholds=[0.5])
     audio = tones(25, EVENTS, 44_100)
