@@ -5,12 +5,15 @@ Example: python inference.py --model_name=fmn10 --seq_model_type=tf --audio_file
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import ModelOptions, check_output, option, parse, refuse
+from config import ModelOptions, as_dict, check_output, option, parse, refuse
 from errors import UserError, exit_on_user_error
 from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
 from helpers.audio_reader import count_channels, read_blocks
@@ -18,12 +21,23 @@ from helpers.backends import BACKENDS, PRECISIONS
 from helpers.detection import DetectionOptions, detection_options
 from helpers.detector import Detector
 from helpers.inputs import STDIN, AudioInput, find_audio
+from helpers.journal import Journal
 from helpers.listening import listen_to_many, listen_to_one, listen_to_stream
-from helpers.outputs import OutputFolder, read_true_events
+from helpers.outputs import OutputFolder, checksum, read_true_events
 from helpers.pipeline import Job
 from helpers.report import ReportPages
 from helpers.results import ALL_FORMATS, ResultWriter
 from helpers.runtimes import ENDINGS
+
+# Options that a stream has no use for ...
+_FILES_ONLY = {
+    *("audio_file", "audio_list", "num_readers", "overlap", "batch_size", "top_k", "out", "overwrite", "skip_existing"),
+    *("tags", "plot", "report", "true_events", "clips"),
+}
+# ... and those that do not decide what the results of an audio are.
+_NOT_OF_RESULTS = {
+    *("audio_file", "audio_list", "num_readers", "batch_size", "cuda", "device", "out", "overwrite", "skip_existing"),
+}
 
 
 @dataclass
@@ -72,7 +86,7 @@ class OutputOptions:
     out: Path = option(Path("detections"), "folder that they are written to")
     format: list[str] = option(["tsv"], "formats of the events and frame scores, one or several", choices=ALL_FORMATS)
     overwrite: bool = option(False, "replace even files that this program did not write, or that were changed since")
-    skip_existing: bool = option(False, "leave out audio whose results are there: goes on with an interrupted run")
+    skip_existing: bool = option(False, "leave out audio that is done: goes on with an interrupted run")
     tags: bool = option(False, "list the most probable tags of the whole audio, too (weak head)")
     plot: bool = option(False, "draw spectrogram and events to NAME.png")
     report: bool = option(False, "one web page to hear, see and filter the events: NAME.html, or report.html for many")
@@ -93,19 +107,43 @@ class InferenceOptions(OutputOptions, StreamOptions, DetectionOptions, InputOpti
             RawFormat.parse(self.raw)
         if self.list_models:
             return
+        if self.stream is None:
+            self._check_files()
+        else:
+            self._check_stream(self.stream)
+
+    def _check_stream(self, source: str) -> None:
+        if useless := sorted(self.given & _FILES_ONLY):
+            raise UserError(f"--stream prints the events of one stream as they come: without --{', --'.join(useless)}")
+        if "format" in self.given and set(self.format) != {"jsonl"}:
+            refuse("format", " ".join(self.format), "--stream prints lines of text, or of JSON with jsonl")
+        if self.channels == "each":
+            refuse("channels", self.channels, "a stream is heard as a mix, or its first channel")
+        if self.raw is not None and source != STDIN:
+            refuse("raw", self.raw, "only standard input has raw samples: --stream -")
+
+    def _check_files(self) -> None:
         for name in ("out", "clips"):
             if getattr(self, name) is not None:
                 check_output(name, getattr(self, name), folder=True)
-        if self.stream is not None:
-            if self.audio_file or self.audio_list or self.top_k:
-                raise UserError(
-                    "--stream listens to one stream as it comes: without --audio_file, --audio_list, --top_k"
-                )
-            return
         if not self.audio_file and self.audio_list is None:
             raise UserError("--audio_file is missing: name the audio to listen to")
-        if STDIN in (self.audio_file or ()) and (self.plot or self.clips or self.report):
-            raise UserError("--plot, --clips and --report read the audio twice, which a pipe cannot: save it first")
+        if useless := sorted(self.given & {"stream_hop", "stream_lookahead"}):
+            raise UserError(f"--{useless[0]} is for streams: give it with --stream, or leave it out")
+        if self.true_events is not None and not (self.plot or self.report):
+            refuse("true_events", self.true_events, "nothing draws them; add --plot or --report")
+        if self.report and self.skip_existing:
+            raise UserError("--report is one page about all audio, and --skip_existing hears only the rest: drop one")
+
+    def check_inputs(self, inputs: Sequence[AudioInput]) -> None:
+        """Raise UserError where options do not go with the audio that was found."""
+        if not any(audio.path == STDIN for audio in inputs):
+            if self.raw is not None:
+                refuse("raw", self.raw, "only standard input has raw samples: --audio_file -")
+        elif self.plot or self.clips or self.report or self.channels == "each":
+            raise UserError(
+                "--plot, --clips, --report and --channels each read audio several times, which a pipe cannot: save it"
+            )
 
 
 @exit_on_user_error()
@@ -117,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.stream is not None:
         return _stream(options)
     inputs = find_audio(options.audio_file or [], options.audio_list)
+    options.check_inputs(inputs)
     if len(inputs) == 1 and inputs[0].path != STDIN:
         next(read_blocks(inputs[0].path))  # its mistakes show before a model is loaded
     if options.true_events:
@@ -129,7 +168,19 @@ def main(argv: list[str] | None = None) -> int:
     if alone:
         return listen_to_one(detector, writer, _jobs_of(options, inputs[0])[0])
     jobs = [job for audio in inputs for job in _jobs_of(options, audio)]
-    return listen_to_many(detector, writer, jobs, n_threads=options.num_readers, skip_existing=options.skip_existing)
+    journal = Journal(options.out, _settings(options))
+    return listen_to_many(
+        detector, writer, jobs, journal, n_threads=options.num_readers, skip_existing=options.skip_existing
+    )
+
+
+def _settings(options: InferenceOptions) -> str:
+    """A digest of all that decides what the results of an audio are."""
+    values = {name: value for name, value in as_dict(options).items() if name not in _NOT_OF_RESULTS}
+    named = [file for file in (options.checkpoint, options.true_events) if file is not None]
+    weights = [file.with_suffix(".bin") for file in named if file.suffix == ".xml"]
+    values["files"] = [checksum(file) for file in [*named, *weights] if file.is_file()]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _list_models() -> int:
@@ -142,8 +193,11 @@ def _list_models() -> int:
 def _check_names(options: InferenceOptions) -> None:
     """Raise UserError where the options say that a checkpoint holds another model than it does."""
     names = options.given & {"model_name", "seq_model_type", "seq_model_dim"}
-    if not names or options.checkpoint is None or options.checkpoint.suffix.lower() in ENDINGS:
+    if not names or options.checkpoint is None:
         return
+    if options.checkpoint.suffix.lower() in ENDINGS:
+        name = min(names)
+        refuse(name, getattr(options, name), f"{options.checkpoint} is an exported model; leave the option out")
     from models.checkpoints import read_checkpoint
 
     metadata = read_checkpoint(options.checkpoint)[1]
@@ -184,7 +238,7 @@ def _make_writer(options: InferenceOptions, detector: Detector, report_name: str
 def _jobs_of(options: InferenceOptions, audio: AudioInput) -> list[Job]:
     """One job, or one for each channel."""
     source = _pipe(options) if audio.path == STDIN else audio.path
-    if options.channels == "each" and audio.path != STDIN:
+    if options.channels == "each":
         try:
             n_channels = count_channels(audio.path)
         except UserError:

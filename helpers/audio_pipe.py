@@ -126,6 +126,8 @@ def _blocks(file: BinaryIO, layout: RawFormat, length: int | None) -> Iterator[n
     while left is None or left > 0:
         piece = read(PIECE_BYTES if left is None else min(PIECE_BYTES, left))
         if not piece:
+            if length is not None and left:
+                raise UserError(f"standard input is cut off: it holds {1 - left / length:.0%} of the samples announced")
             break
         left = None if left is None else left - len(piece)
         kept += piece

@@ -20,6 +20,8 @@ AUDIO_ENDINGS = frozenset(
     )
 )
 STDIN = "-"
+SUMMARY = "summary"  # stem of the table of a run: no audio gets it
+LONGEST_NAME = 200  # bytes of a stem's last part: file systems take 255, and endings are added
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,11 @@ def _required(pairs: Iterable[tuple[Path, Path]], where: str) -> list[tuple[Path
 def _with_stems(found: dict[str, Path]) -> list[AudioInput]:
     """Stems without ending; with it where two files would share one, and numbered where that is not enough."""
     plain = [below.with_suffix("").as_posix() for below in found.values()]
-    shared = {stem for stem, count in Counter(plain).items() if count > 1}
+    shared = {stem for stem, count in Counter(plain).items() if count > 1} | {SUMMARY}
     taken: set[str] = set()
     inputs = []
     for path, below, stem in zip(found, found.values(), plain, strict=True):
-        name = below.as_posix() if stem in shared else stem
+        name = _shortened(below.as_posix() if stem in shared else stem)
         unique, n = name, 1
         while unique in taken:
             n += 1
@@ -99,3 +101,8 @@ def _with_stems(found: dict[str, Path]) -> list[AudioInput]:
         taken.add(unique)
         inputs.append(AudioInput(path, unique))
     return inputs
+
+
+def _shortened(stem: str) -> str:
+    folder, slash, name = stem.rpartition("/")
+    return folder + slash + os.fsencode(name)[:LONGEST_NAME].decode(errors="replace")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, describe
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.detection import CLASS_THRESHOLDS, Detection
 from helpers.detector import Detector, Failure
 from helpers.event_files import best_tags
 from helpers.events import FRAME_RATE
+from helpers.inputs import SUMMARY
+from helpers.journal import Journal
 from helpers.outputs import format_table
 from helpers.pipeline import Job
 from helpers.progress import Progress, clock
@@ -27,20 +30,26 @@ if TYPE_CHECKING:
 
 PRINTED_ROWS = 60  # per threshold on the screen; the files hold all
 PRINTED_FAILURES = 20
-SUMMARY_FILE = "summary.csv"
+SUMMARY_FILE = f"{SUMMARY}.csv"
 EXIT_BAD_FILES = 3
+# Trouble with the name or place of one file; any other, such as a full disk, would meet the next file, too.
+_OF_ONE_FILE = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL}
 
 
 def listen_to_one(detector: Detector, writer: ResultWriter, job: Job) -> int:
     """One audio: its events on the screen and in files. A bad file is a mistake like any other (UserError)."""
     _refuse_foreign_files(writer, [job])
+    progress = Progress({job.key: _size(job)})
+    results = detector.detect_many([job], make_sink=writer.sink, on_window=_reporter(progress))
     try:
-        _, result = next(detector.detect_many([job], make_sink=writer.sink))
+        _, result = next(results)
         if isinstance(result, Failure):
             raise result.error
     except BaseException:
         writer.close()
         raise
+    finally:
+        progress.clear()
     for name, table in result.tables.items():
         above = "the thresholds of their classes" if name == CLASS_THRESHOLDS else name
         print(f"\n{result.name} ({result.duration:.2f} s): {len(table)} events above {above}")
@@ -55,32 +64,37 @@ def listen_to_one(detector: Detector, writer: ResultWriter, job: Job) -> int:
 
 
 def listen_to_many(
-    detector: Detector, writer: ResultWriter, jobs: Sequence[Job], *, n_threads: int = 2, skip_existing: bool = False
+    detector: Detector,
+    writer: ResultWriter,
+    jobs: Sequence[Job],
+    journal: Journal,
+    *,
+    n_threads: int = 2,
+    skip_existing: bool = False,
 ) -> int:
     """Many audios: progress on the way, a table of all at the end, bad files listed there.
 
     Arguments:
+        journal: notes what is done.
         n_threads: that read audio.
-        skip_existing: leave out jobs whose files are all there.
+        skip_existing: leave out jobs that are done according to the journal.
     Returns:
         The exit code: 0, or 3 where files could not be read.
     """
     summary = Summary(writer.thresholds)
-    todo = _skip_existing(writer, jobs, summary) if skip_existing else list(jobs)
+    todo = _skip_done(journal, jobs, summary) if skip_existing else list(jobs)
     summary.rows.update({str(job.key): [] for job in todo if str(job.key) not in summary.rows})
     _refuse_foreign_files(writer, todo)
     writer.folder.check(SUMMARY_FILE)
     progress = Progress({job.key: _size(job) for job in todo})
-    results = detector.detect_many(
-        todo,
-        n_threads=n_threads,
-        make_sink=writer.sink,
-        on_window=lambda job, frame: progress.heard(job.key, frame / FRAME_RATE),
-    )
+    results = detector.detect_many(todo, n_threads=n_threads, make_sink=writer.sink, on_window=_reporter(progress))
     try:
         for job, result in results:
-            taken = _write(writer, job, result)
-            summary.add(str(job.key), taken)
+            stem = str(job.key)
+            taken, files = _write(writer, job, result)
+            summary.add(stem, taken)
+            if isinstance(taken, Detection):
+                journal.add(stem, summary.rows[stem], files)
             progress.finished(job.key, taken.duration if isinstance(taken, Detection) else 0.0)
     finally:
         progress.clear()
@@ -93,7 +107,8 @@ def listen_to_many(
 
 def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], *, as_json: bool = False) -> int:
     """Samples at 16 kHz as they come: each onset and offset on a line once it is certain, until the end or Ctrl-C."""
-    print(f"listening; events are known at most {stream.latency:.2f} s after the sound", file=sys.stderr, flush=True)
+    known = f"events are known at most {stream.latency:.2f} s after the sound passes their threshold"
+    print(f"listening; {known}", file=sys.stderr, flush=True)
     try:
         try:
             for block in blocks:
@@ -101,7 +116,8 @@ def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], *, as_js
                     _show(stream.push(block[i : i + SAMPLE_RATE]), as_json)
         except KeyboardInterrupt:
             pass
-        _show(stream.finish(), as_json)
+        finally:  # also where the audio breaks off
+            _show(stream.finish(), as_json)
     except BrokenPipeError:  # whoever read the events has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -125,18 +141,21 @@ def _refuse_foreign_files(writer: ResultWriter, jobs: Sequence[Job]) -> None:
             writer.folder.check(name)
 
 
-def _skip_existing(writer: ResultWriter, jobs: Sequence[Job], summary: Summary) -> list[Job]:
-    """The jobs that lack a file; the others go into the summary as they stand in that of the earlier run."""
-    folder = writer.folder.path
-    earlier = summary.read(folder / SUMMARY_FILE)
-    todo = []
+def _skip_done(journal: Journal, jobs: Sequence[Job], summary: Summary) -> list[Job]:
+    """The jobs that are not done; the rows of the others go into the summary."""
+    done, todo = journal.done(), []
     for job in jobs:
-        summary.rows[str(job.key)] = []  # keeps the order
-        if all((folder / name).exists() for name in writer.names(str(job.key))):
-            summary.skip(str(job.key), job.name, earlier)
+        stem = str(job.key)
+        summary.rows[stem] = []  # keeps the order
+        if stem in done and done[stem][0] == job.name:  # another folder may have had a file of that stem
+            summary.skip(stem, done[stem])
         else:
             todo.append(job)
     return todo
+
+
+def _reporter(progress: Progress) -> Callable[[Job, int], None]:
+    return lambda job, frame: progress.heard(job.key, frame / FRAME_RATE)
 
 
 def _size(job: Job) -> int:
@@ -144,16 +163,19 @@ def _size(job: Job) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _write(writer: ResultWriter, job: Job, result: Detection | Failure) -> Detection | Failure:
+def _write(writer: ResultWriter, job: Job, result: Detection | Failure) -> tuple[Detection | Failure, list[Path]]:
     """Write the files of one audio; one whose results cannot be written is a bad file like any other."""
     if isinstance(result, Detection):
         try:
-            writer.write(job, result)
+            return result, writer.write(job, result)
         except UserError as error:
             result = Failure(job.name, error)
-    if isinstance(result, Failure):
-        writer.discard(job)
-    return result
+        except OSError as error:
+            if error.errno not in _OF_ONE_FILE:
+                raise
+            result = Failure(job.name, UserError(f"its results cannot be written: {describe(error)}"))
+    writer.discard(job)
+    return result, []
 
 
 def _report(summary: Summary, progress: Progress, out: Path) -> int:

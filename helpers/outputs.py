@@ -40,7 +40,7 @@ class OutputFolder:
         path = self.path / name
         if self.path.resolve() not in path.resolve().parents:
             raise UserError(f"output name '{name}' leads out of the folder '{self.path}'")
-        if path.exists() and not self.overwrite and self._ledger().get(name) != _checksum(path):
+        if path.exists() and not self.overwrite and self._ledger().get(name) != checksum(path):
             raise UserError(
                 f"'{path}' exists and was not written by this program, or was changed since: --overwrite replaces it"
             )
@@ -61,13 +61,13 @@ class OutputFolder:
         temporary = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
         try:
             yield temporary
-            checksum = _checksum(temporary)
+            digest = checksum(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        self._ledger()[name] = checksum
+        self._ledger()[name] = digest
         with (self.path / _LEDGER).open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps({"name": name, "sha256": checksum}) + "\n")
+            ledger.write(json.dumps({"name": name, "sha256": digest}) + "\n")
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file, UTF-8 with line feeds."""
@@ -90,7 +90,8 @@ class OutputFolder:
         return self._written
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from errors import UserError
 from helpers.audio_reader import read_blocks
 from helpers.classes import ClassName
 from helpers.clips import cut_clips
@@ -55,6 +56,7 @@ class ResultWriter:
 
     def __post_init__(self) -> None:
         self._open: dict[Job, tuple[ExitStack, list[ScoreFile]]] = {}
+        self._failed: dict[Job, Exception] = {}
         self._curves: dict[Job, CurveStore] = {}
         self.thresholds = list(self.detector.decoding.thresholds)
 
@@ -66,18 +68,22 @@ class ResultWriter:
         return names + ([f"{stem}.png"] if self.plot else [])
 
     def sink(self, job: Job) -> ScoreSink | None:
-        """Open the score files of a job; gives what takes its scores."""
+        """Open the score files of a job; gives what takes its scores. What goes wrong here, `write` raises."""
         wanted = [SCORE_FORMATS[f] for f in self.formats if f in SCORE_FORMATS]
         if not wanted and self.report is None:
             return None
         curves = CurveStore(len(self.detector.classes))
         self._curves[job] = curves
-        stack = ExitStack()
-        files = [
-            make(stack.enter_context(self.folder.staged(name.format(job.key))), self.detector.classes)
-            for name, make in wanted
-        ]
-        self._open[job] = stack, files
+        try:
+            with ExitStack() as stack:
+                files = [
+                    make(stack.enter_context(self.folder.staged(name.format(job.key))), self.detector.classes)
+                    for name, make in wanted
+                ]
+                self._open[job] = stack.pop_all(), files
+        except (UserError, OSError) as error:
+            self._failed[job] = error
+            return None
 
         def take(scores: np.ndarray) -> None:
             for file in files:
@@ -90,6 +96,7 @@ class ResultWriter:
     def discard(self, job: Job) -> None:
         """Drop the score files of a job that failed."""
         self._curves.pop(job, None)
+        self._failed.pop(job, None)
         if job in self._open:
             stack, files = self._open.pop(job)
             for file in files:
@@ -110,6 +117,8 @@ class ResultWriter:
 
     def write(self, job: Job, detection: Detection) -> list[Path]:
         """Write all files of a job; returns them."""
+        if job in self._failed:
+            raise self._failed.pop(job)
         stem = str(job.key)
         tags = best_tags(self.detector.tag_names(detection), detection.tags, len(detection.tags)) if self.tags else []
         contents = Contents(Path(detection.name).name, detection, tags[:N_TAGS])
@@ -189,24 +198,15 @@ class Summary:
         numbers = [str(len(table)) for table in result.tables.values()]
         self.rows[stem] = [result.name, "done", f"{result.duration:.3f}", *numbers, most, ""]
 
-    def skip(self, stem: str, name: str, earlier: dict[str, list[str]]) -> None:
-        """An audio whose files are there; its row is that of the earlier run's table where there is one."""
+    def skip(self, stem: str, row: list[str]) -> None:
+        """Take the row of an audio that an earlier run has finished."""
         self.n_skipped += 1
-        blanks = [""] * (len(self.thresholds) + 3)
-        self.rows[stem] = earlier.get(name, [name, "done", *blanks])
-
-    def read(self, path: Path) -> dict[str, list[str]]:
-        """Rows of an earlier run's table by file, unless it had other columns."""
-        if not path.exists():
-            return {}
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
-        fits = rows and rows[0] == self.columns
-        return {row[0]: row for row in rows[1:] if row[1:2] == ["done"]} if fits else {}
+        self.rows[stem] = row
 
     def write(self, path: Path) -> None:
         """Write the table as CSV, in the order in which the rows were begun."""
-        with path.open("w", encoding="utf-8", newline="") as file:
+        # The names of failed files may be no Unicode.
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             writer.writerows(row for row in self.rows.values() if row)  # an interrupted run has not got to all

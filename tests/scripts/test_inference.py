@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -77,7 +78,15 @@ def test_the_picture_with_true_events(tone_model, audio_file, tmp_path):
         (["--audio_file={good}", "--pretrained=scratch", "--seq_model_type=transformer"], "--seq_model_type is"),
         (["--audio_file={good}", "--checkpoint={missing}"], "missing.wav"),
         (["--audio_file={good}", "--checkpoint={text}"], "text.wav' cannot be read as weights"),
-        (["--audio_file={good}", "--true_events={missing}"], "true events"),
+        (["--audio_file={good}", "--true_events={missing}", "--plot"], "true events"),
+        (["--audio_file={good}", "--true_events={good}"], "nothing draws them; add --plot or --report"),
+        (["--audio_file={good}", "--stream_hop=2"], "--stream_hop is for streams"),
+        (["--audio_file={good}", "--raw=16000"], "--raw is 16000: only standard input"),
+        (["--audio_file={good}", "--report", "--skip_existing"], "--skip_existing hears only the rest"),
+        (["--audio_file={good}", "--checkpoint=x.onnx", "--seq_model_type=gru"], "--seq_model_type is gru"),
+        (["--audio_file=-", "--channels=each"], "which a pipe cannot"),
+        (["--audio_list={list}", "--clips=clips"], "which a pipe cannot"),
+        (["--stream={good}", "--tags"], "without --out, --tags"),
         (["--audio_file={good}", "--out={empty}"], "--out is "),
         (["--audio_file={good}", "--clips={empty}"], "a file stands where a folder is meant"),
         (["--audio_file={good}", "--cuda", "--device=cpu"], "contradicts --cuda"),
@@ -89,6 +98,8 @@ def test_mistakes_end_in_one_line_and_code_2(audio_file, tmp_path, capsys, optio
     places = {"good": audio_file, **{n: tmp_path / f"{n}.wav" for n in ("missing", "empty", "text")}}
     places["empty"].touch()
     places["text"].write_text("no audio " * 99)
+    places["list"] = tmp_path / "list.txt"
+    places["list"].write_text("-\n")
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as stop:
         inference.main([f"--out={out}"] + [o.format(**places) for o in options])
@@ -212,6 +223,74 @@ def test_an_interrupted_run_goes_on(tone_model, tmp_path, capsys, monkeypatch):
     assert "0 files, 18 skipped" in capsys.readouterr().out
 
 
+def test_what_was_done_under_other_settings_is_done_again(tone_model, tmp_path, capsys):
+    make_folder(tmp_path / "in", 4)
+    (tmp_path / "in" / "0" / "file 000.wav").unlink()
+    again = [tmp_path / "in", tmp_path / "out", "--skip_existing"]
+    assert run_folder(*again) == 0 and run_folder(*again) == 0
+    assert "0 files, 3 skipped" in capsys.readouterr().out
+    with_clips = [*again, f"--clips={tmp_path / 'clips'}"]
+    for setting in ([*again, "--median_window=1"], [*again, "--format", "csv"], with_clips):
+        assert run_folder(*setting) == 0
+        assert "3 files, 0:00:03 of audio" in capsys.readouterr().out
+    (next((tmp_path / "clips").rglob("*.wav"))).unlink()
+    assert run_folder(*with_clips) == 0
+    assert "1 files, 2 skipped" in capsys.readouterr().out
+    assert len(list((tmp_path / "clips").rglob("*.wav"))) == 3
+
+
+def test_the_rows_of_channels_stay_apart_in_a_run_that_goes_on(tone_model, tmp_path):
+    audio = np.stack([tones(3, [(1, 2, "Siren")]), tones(3, [])], axis=1)
+    soundfile.write(tmp_path / "two.wav", audio, 16_000)
+    for _ in range(2):
+        assert run_folder(tmp_path / "two.wav", tmp_path / "out", "--channels=each", "--skip_existing") == 0
+        assert pd.read_csv(tmp_path / "out" / "summary.csv")["events_above_0.5"].tolist() == [1, 0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_and_places_that_cannot_be_written_are_bad_files_like_others(tone_model, tmp_path, capsys):
+    folder, good = tmp_path / "in", tones(1.0, [(0.2, 0.6, "Siren")])
+    for name in ("a", "summary", "x" * 248, "no unicode", "taken/b"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / f"{name}.wav", good, 16_000)
+    (folder / "no unicode.wav").rename(os.fsdecode(bytes(folder) + b"/b\xffd.wav"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "taken").touch()
+    assert run_folder(folder, tmp_path / "out", "--format", "csv", "scores_hdf5") == 3
+    error = capsys.readouterr().err
+    assert "2 files could not be read" in error and "is not UTF-8: rename it" in error
+    assert "its results cannot be written: " in error and "taken" in error
+    written = {path.name for path in (tmp_path / "out").glob("*.csv")}
+    assert written == {"a.csv", "summary.wav.csv", "x" * 200 + ".csv", "summary.csv"}
+    table = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert sorted(table.status) == ["done"] * 3 + ["failed"] * 2
+    assert not [path for path in (tmp_path / "out").iterdir() if ".part" in path.name]
+
+
+def test_scores_that_are_no_numbers_are_no_silence(monkeypatch, tmp_path, capsys):
+    class Overflows(ToneModel):
+        def forward(self, mel):
+            strong, weak = super().forward(mel)
+            return torch.where(strong > 1e20, torch.nan, strong), weak
+
+    monkeypatch.setattr("helpers.backends.load_torch_model", lambda *_, **__: Overflows())
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "good.wav", tones(25, EVENTS), 16_000)
+    soundfile.write(tmp_path / "in" / "loud.wav", 1e30 * tones(25, EVENTS), 16_000, "FLOAT")
+    assert run_folder(tmp_path / "in", tmp_path / "out") == 3
+    assert "loud.wav': the network gives scores that are not numbers" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").glob("*.tsv")} == {"good.tsv"}
+    with pytest.raises(SystemExit) as stop:
+        inference.main(["--stream", str(tmp_path / "in" / "loud.wav")])
+    assert stop.value.code == 2 and "not numbers" in capsys.readouterr().err
+
+
+def test_one_long_file_shows_how_far_it_is(tone_model, audio_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("helpers.progress._PAUSE", {True: 0.0, False: 0.0})
+    assert inference.main([f"--audio_file={audio_file}", f"--out={tmp_path}"]) == 0
+    assert "0/1 files, 0:00:05 of audio" in capsys.readouterr().err
+
+
 def test_every_channel_by_itself(tone_model, tmp_path):
     audio = np.stack([tones(3, [(1, 2, "Siren")]), tones(3, [(0.4, 0.8, "Sine wave")])], axis=1)
     soundfile.write(tmp_path / "two.wav", audio, 16_000)
@@ -266,6 +345,19 @@ def test_audio_from_standard_input(tone_model, audio_file, tmp_path, monkeypatch
     assert pd.read_csv(tmp_path / "stdin.tsv", sep="\t").event_label.tolist() == ["Sine wave", "Siren"]
 
 
+def test_audio_that_breaks_off_on_standard_input(tone_model, audio_file, tmp_path, monkeypatch, capsys):
+    whole = audio_file.read_bytes()
+    monkeypatch.setattr(sys, "stdin", Pipe(whole[: len(whole) // 3]))
+    with pytest.raises(SystemExit) as stop:
+        inference.main(["--audio_file=-", f"--out={tmp_path}"])
+    assert stop.value.code == 2 and "standard input is cut off: it holds 33%" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", Pipe(whole[: len(whole) // 3]))
+    with pytest.raises(SystemExit) as stop:
+        inference.main(["--stream=-", "--detection_thresholds=0.5"])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and "cut off" in captured.err and captured.out.count("Sine wave") == 2
+
+
 @pytest.mark.parametrize("source", ["-", "file"])
 def test_a_stream_on_the_command_line(tone_model, audio_file, monkeypatch, capsys, source):
     monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
@@ -281,6 +373,21 @@ def test_a_stream_on_the_command_line(tone_model, audio_file, monkeypatch, capsy
     monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
     assert inference.main(["--stream", word, "--detection_thresholds", "0.5"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["1.000", "onset", "Sine"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--raw=16000"], "--raw is 16000: only standard input"),
+        (["--channels=each"], "--channels is each"),
+        (["--format", "csv", "jsonl"], "--format is csv jsonl"),
+        (["--overlap=4", "--top_k=3", "--skip_existing"], "without --overlap, --skip_existing, --top_k"),
+    ],
+)
+def test_options_that_a_stream_has_no_use_for(audio_file, capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        inference.main([f"--stream={audio_file}", *options])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_a_reader_that_stops_early_is_no_error(audio_file, tmp_path):

@@ -1,0 +1,52 @@
+"""Which audios have all their results in a folder: what an interrupted run goes on from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_NAME = ".efficientsed-done.jsonl"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    settings: str
+    row: list[str]
+    files: list[str]
+
+
+class Journal:
+    """Finished audios, a line for each in a hidden file, written when all their results are.
+
+    Arguments:
+        folder: that of the results.
+        settings: says what decides the results; what was finished under others counts as not done.
+    """
+
+    def __init__(self, folder: Path, settings: str) -> None:
+        self._folder, self._file, self._settings = folder, folder / _NAME, settings
+
+    def add(self, stem: str, row: Sequence[str], files: Sequence[Path]) -> None:
+        """Note that the audio of that stem is done: its row in the table of the run, and its files."""
+        entry = _Entry(self._settings, list(row), [os.path.relpath(file, self._folder) for file in files])
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stem": stem, **asdict(entry)}) + "\n")
+
+    def done(self) -> dict[str, list[str]]:
+        """The rows, by stem, of audios that were finished under these settings and whose files are all there."""
+        entries: dict[str, _Entry] = {}
+        for line in self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else ():
+            try:
+                values = json.loads(line)
+                stem = values.pop("stem")
+                entries[stem] = _Entry(**values)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # a line that a killed run left half written
+        return {
+            stem: entry.row
+            for stem, entry in entries.items()
+            if entry.settings == self._settings and all((self._folder / file).exists() for file in entry.files)
+        }
