@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 
 import config
+from helpers.detector import Detector
+from tests.tone_model import ToneModel, tones
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,3 +36,24 @@ def test_training_commands_parse(script: str, arguments: str, tmp_path: Path, mo
 def test_files_that_it_names_exist() -> None:
     for name in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (ROOT / name).exists(), name
+
+
+DETECTION = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
+SNIPPETS = [code for code in re.findall(r"```python\n(.*?)```", README + DETECTION, re.DOTALL) if "Detector(" in code]
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_snippets_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = tones(5, [(1, 2, "Siren")], 48_000)
+    for name in ("recording.wav", "street.mp3"):
+        soundfile.write(tmp_path / name, audio, 48_000)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("helpers.backends.load_torch_model", lambda *_, **__: ToneModel())
+    printed: list[str] = []
+    names = {"Detector": Detector, "microphone": [audio], "paths": ["street.mp3"]}
+    exec(code, {**names, "print": lambda *words: printed.append(" ".join(map(str, words)))})
+    assert any("Siren" in line for line in printed)
+
+
+def test_there_are_snippets() -> None:
+    assert len(SNIPPETS) == 3
