@@ -41,7 +41,9 @@ class OwnDataOptions:
     val_share: float = option(0.2, "share of the recordings that thresholds are tuned on", above=0, below=1)
     test_share: float = option(0.2, "share of the recordings that the report is about", low=0, high=1)
     batch_size: int | None = option(None, "windows per step (default: from the size of the data)", low=1)
-    median_window: int = option(9, "frames of the median filter in validation, odd; tuned per class at the end", low=1)
+    median_window: int = option(
+        9, "frames of the median filter in validation, odd; tuned per class at the end", low=1, high=9999
+    )
 
 
 @dataclass
@@ -104,13 +106,16 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
             refuse("test_share", self.test_share, f"with --val_share {self.val_share:g} nothing is left to train on")
         if self.evaluate and self.checkpoint is None:
             raise UserError("--evaluate needs --checkpoint: the file that was fine-tuned")
+        if self.from_scratch and self.frozen_epochs:
+            refuse("frozen_epochs", self.frozen_epochs, "from scratch the backbone must learn: leave it out")
         if self.num_devices * self.num_nodes > 1:
             refuse("num_devices", self.num_devices, "fine-tuning works on one device")
 
     def settle(self, n_windows: int) -> None:
         """Choose what was left open, from the number of training windows and from where the network starts."""
         if self.from_scratch:
-            for name, value in (("max_lr", SCRATCH_LR), ("lr_decay", 0.0), ("frozen_epochs", 0)):
+            self.frozen_epochs = 0  # also where no weights could be had
+            for name, value in (("max_lr", SCRATCH_LR), ("lr_decay", 0.0)):
                 if name not in self.given:
                     setattr(self, name, value)
         if self.batch_size is None:

@@ -64,7 +64,7 @@ def train(options: FinetuneOptions, data: OwnData) -> None:
     data.notes += choose_start(options)
     options.settle(len(train_set))
     model = run.build_model(options, labels=data.labels)
-    module = FinetuneModule(model, options, val_set, data.clip_labels)
+    module = FinetuneModule(model, options, val_set, data.clip_labels, splits)
     loader = run.train_loader(train_set, train_sampler(train_set, options), options)
     trainer, folder = run.start_trainer(options, model, len(loader), options.n_epochs, train_set, val_set)
     stop_early(trainer, options)
@@ -80,15 +80,19 @@ def train(options: FinetuneOptions, data: OwnData) -> None:
 
 
 def evaluate(options: FinetuneOptions, data: OwnData) -> None:
-    """Report on the test recordings with a checkpoint that was fine-tuned; on all of them with `--test_share 1`."""
+    """Report with a fine-tuned checkpoint on what it has not learnt from; with `--test_share 1` on all recordings."""
     from helpers.devices import accelerator
     from helpers.finetune_report import report_on
     from helpers.lit_finetune import log_data, splits_of
     from helpers.run_folder import open_log, run_dir
 
     assert options.checkpoint is not None
-    everything = {"train": [], "val": [], "test": data.recordings}
-    splits = everything if options.test_share == 1 else splits_of(data, options)
+    splits = splits_of(data, options)
+    if not any(r.events for name in ("val", "test") for r in splits[name]):
+        raise UserError(
+            f"--checkpoint {options.checkpoint} was trained on all recordings with events in {options.audio}; to "
+            "report on them nevertheless: --test_share 1"
+        )
     folder = run_dir(options)
     open_log(folder)
     log_data(data, splits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from config_finetune import SCRATCH_MODEL, FinetuneOptions
 from data_util.audio import SAMPLE_RATE
 from data_util.own_data import OwnData, Recording
-from data_util.own_splits import balance, balance_table, split_recordings
+from data_util.own_splits import SPLITS, balance, balance_table, split_recordings
 from data_util.own_windows import OwnWindows, window_seconds
 from data_util.samplers import BalancedSampler, EpochSampler, ShuffleSampler
 from errors import UserError
@@ -22,7 +23,7 @@ from helpers import losses
 from helpers.event_scores import StrongEvaluator
 from helpers.lit_module import SEDModule
 from models.cards import RESOURCES, Card, cards, find_card
-from models.checkpoints import METADATA_KEY, fetch
+from models.checkpoints import METADATA_KEY, fetch, read_checkpoint
 from models.sed_model import SEDModel
 
 log = logging.getLogger("efficientsed")
@@ -90,11 +91,14 @@ class FinetuneModule(SEDModule):
         options: of the experiment.
         validation: windows that are scored.
         clip_labels: only the class of a recording is known.
+        splits: what checkpoints remember, so that no later report takes a recording that was learnt for a test.
     """
 
-    def __init__(self, model: SEDModel, options: FinetuneOptions, validation: OwnWindows, clip_labels: bool) -> None:
+    def __init__(
+        self, model: SEDModel, options: FinetuneOptions, validation: OwnWindows, clip_labels: bool, splits: Splits
+    ) -> None:
         super().__init__(model, options, validation.ground_truth(), validation.durations())
-        self.clip_labels = clip_labels
+        self.clip_labels, self.splits = clip_labels, splits
         if "strong_head" in model.untrained:
             model.strong_head.expect_rare_events()
         self.event_scores = StrongEvaluator(
@@ -151,12 +155,42 @@ class FinetuneModule(SEDModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint[METADATA_KEY] |= {"sample_rate": SAMPLE_RATE, "clip_labels": self.clip_labels}
+        splits = {r.name: split for split, recordings in self.splits.items() for r in recordings}
+        checkpoint[METADATA_KEY] |= {"sample_rate": SAMPLE_RATE, "clip_labels": self.clip_labels, "splits": splits}
 
 
 def splits_of(data: OwnData, options: FinetuneOptions) -> Splits:
-    """The splits that the options ask for."""
-    return split_recordings(data, val_share=options.val_share, test_share=options.test_share, seed=options.seed)
+    """Splits of the recordings, as the options ask for.
+
+    A checkpoint that is resumed or evaluated keeps those of its training, where it knows any of the recordings; new
+    ones are then for the test. With `--evaluate --test_share 1` all are. A note counts the test recordings that the
+    network has already learnt.
+    """
+    origin = options.resume or options.checkpoint
+    known = _splits_in(origin) if origin else {}
+    if options.evaluate and options.test_share == 1:
+        splits = _grouped(data, {})
+    elif (options.evaluate or options.resume) and any(r.name in known for r in data.recordings):
+        splits = _grouped(data, {r.name: r.split for r in data.recordings if r.split} | known)
+    else:
+        splits = split_recordings(data, val_share=options.val_share, test_share=options.test_share, seed=options.seed)
+    learnt = sum(known.get(r.name, "test") != "test" for r in splits["test"])
+    if learnt:
+        data.notes.append(
+            f"{learnt} of the {len(splits['test'])} test recordings bear names of those that {origin} was trained or "
+            "tuned on: where they are the same, the figures are too good"
+        )
+    return splits
+
+
+def _splits_in(checkpoint: Path) -> dict[str, str]:
+    """Name -> split of the recordings that a checkpoint was fine-tuned on; empty for others."""
+    return read_checkpoint(checkpoint)[1].get("splits", {})
+
+
+def _grouped(data: OwnData, chosen: dict[str, str]) -> Splits:
+    """Recordings by split; those without one are for the test."""
+    return {name: [r for r in data.recordings if chosen.get(r.name, "test") == name] for name in SPLITS}
 
 
 def log_data(data: OwnData, splits: Splits) -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 import yaml
 
+import config
 import ex_finetune
 import inference
+from config_finetune import FinetuneOptions
 from data_util.own_data import read_own_data
 from data_util.synthetic_layouts import LayoutRequest, make_layout
 from models import load_model
@@ -90,6 +92,39 @@ def test_evaluate_finds_the_same_figures(run: Path, own: Path, tmp_path: Path) -
     assert json.loads((tmp_path / "all" / "report.json").read_text())["recordings"] == 12
 
 
+def test_evaluate_tests_nothing_that_was_learnt(run: Path, own: Path, tmp_path: Path, capsys) -> None:
+    """Whatever seed and shares are asked for; recordings that have come since are tested."""
+    audio = shutil.copytree(own / "audio", tmp_path / "audio")
+    table = tmp_path / "events.csv"
+    (new,) = (shutil.copy(f, audio / f"new{f.suffix}") for f in [next((own / "heldout" / "audio").iterdir())])
+    table.write_text((own / "events.csv").read_text() + f"{Path(new).name},0.1,0.9,siren\n")
+    here = ["--audio", str(audio), "--events", str(table), "--output_dir", str(tmp_path), *SHORT, "--overwrite"]
+    evaluate = [*here, "--evaluate", f"--checkpoint={run / 'best.ckpt'}"]
+    before = json.loads((run / "report.json").read_text())["splits"]
+    ex_finetune.main([*evaluate, "--seed=7", "--test_share=0.5"])
+    after = json.loads((tmp_path / "finetune" / "report.json").read_text())
+    assert after["splits"] == {**before, "test": sorted([*before["test"], Path(new).name])}
+    assert not any("bear names" in note for note in after["notes"])
+    ex_finetune.main([*evaluate, "--test_share=1"])
+    notes = json.loads((tmp_path / "finetune" / "report.json").read_text())["notes"]
+    learnt = len(before["train"] + before["val"])
+    assert any(note.startswith(f"{learnt} of the 13 test recordings bear names") for note in notes)
+    keep = {Path(name).name for name in before["train"]}
+    rows = (own / "events.csv").read_text().splitlines()
+    table.write_text("\n".join(rows[:1] + [row for row in rows if row.split(",")[0] in keep]) + "\n")
+    with pytest.raises(SystemExit):
+        ex_finetune.main(evaluate)
+    assert "was trained on all recordings with events" in capsys.readouterr().err
+
+
+def test_from_scratch_the_backbone_always_learns() -> None:
+    """Also where the weights that were to be kept frozen could not be had."""
+    options = config.parse(FinetuneOptions, ["--resume", "--frozen_epochs=5"])
+    options.pretrained = "scratch"
+    options.settle(100)
+    assert options.frozen_epochs == 0
+
+
 def test_a_frozen_backbone_stays_as_it_is_and_the_heads_learn(run: Path, own: Path, tmp_path: Path) -> None:
     here = ["--audio", str(own / "audio"), "--events", str(own / "events.csv"), "--output_dir", str(tmp_path)]
     start = run / "best.ckpt"
@@ -132,6 +167,8 @@ BAD = [
     (["--audio={own}/audio", "--val_share=0.5", "--test_share=0.5"], "--test_share is 0.5: with --val_share 0.5"),
     (["--audio={own}/audio", "--evaluate"], "--evaluate needs --checkpoint"),
     (["--audio={own}/audio", "--num_devices=2"], "--num_devices is 2"),
+    (["--audio={own}/audio", "--median_window=10001"], "--median_window is 10001"),
+    (["--audio={own}/audio", "--pretrained=scratch", "--frozen_epochs=2"], "--frozen_epochs is 2: from scratch"),
     (["--audio={own}/audio", "--events={own}/events.csv", "--group_column=site"], "--group_column is site: "),
     (["--audio={own}/audio", "--events={own}/events.csv", "--model_name=fmn99"], "fmn99"),
     (["--audio={own}/audio"], "nothing says what is heard"),
