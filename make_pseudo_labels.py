@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from torch.utils.data import DataLoader
 
     from data_util.audioset import AudioSetStrong, AudioSetWeak
+    from data_util.processes import leave_interrupts
     from helpers import devices, run
     from helpers.pseudo_labelling import BatchesOfRank, Ensemble, PartFolder, fingerprint
 
@@ -116,7 +117,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     batches = BatchesOfRank(missing, len(clips), options.batch_size)
     workers = devices.n_workers(options)  # type: ignore[arg-type]
-    loader = DataLoader(clips, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available())
+    loader = DataLoader(
+        clips,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=leave_interrupts,
+    )
     if missing:
         try:
             trainer.predict(Ensemble(teachers, parts, options.batch_size), loader, return_predictions=False)

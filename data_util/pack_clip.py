@@ -65,6 +65,8 @@ def pack_clip(path: Path, min_seconds: float) -> PackedClip:
             data_out = encode_mp3(resample(mono, rate, PACKED_RATE))
         except soundfile.SoundFileError as error:
             return PackedClip(b"", "", [("unreadable", f"cannot be encoded: {error}")])
+        if not data_out:
+            return PackedClip(b"", "", [("unreadable", "too short to hold a sample at 32 kHz")])
         return PackedClip(data_out, _digest(data), problems)
     return PackedClip(data, _digest(data), problems)
 

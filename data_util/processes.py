@@ -40,6 +40,15 @@ def keep_freed_memory(worker: int | None = None) -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
+def leave_interrupts(worker: int) -> None:
+    """Set up a loader's process (`worker_init_fn`) that leaves Ctrl-C to the main process, and keeps freed memory.
+
+    A decoder interrupted in the middle prints a traceback, whoever catches the exception.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
+
+
 def worker_pool(workers: int | None, n_tasks: int) -> ProcessPoolExecutor:
     """A pool of `workers` processes (None: one per core), no more than there are tasks.
 

@@ -126,7 +126,8 @@ def test_every_kind_of_problem_is_reported(tmp_path):
     (audio / "copy.wav").write_bytes((audio / "good.wav").read_bytes())
     (audio / "broken.mp3").write_bytes(b"\xff\xfb" + b"\0" * 100)
     (audio / "empty.wav").write_bytes(b"")
-    ytids = ["good", "short", "silent", "clipped", "twice", "copy", "broken", "empty", "gone"]
+    soundfile.write(audio / "tick.wav", good[:1], 192_000)
+    ytids = ["good", "short", "silent", "clipped", "twice", "copy", "broken", "empty", "tick", "gone"]
     out = tmp_path / "out.hdf"
     pack(audio, [strong_labels(tmp_path, ytids)], out, workers=1)
     report = read_report(out)
@@ -138,12 +139,13 @@ def test_every_kind_of_problem_is_reported(tmp_path):
         ("Ygood", "duplicated"),
         ("Ybroken", "unreadable"),
         ("Yempty", "unreadable"),
+        ("Ytick", "unreadable"),
         ("Ygone", "missing"),
     }
     assert report["Ytwice", "duplicated"]["file"] == "twice.wav"
     assert report["Ygood", "duplicated"]["detail"] == "same audio as Ycopy"  # labels come sorted by clip
     packed = Mp3File(out).clip_ids.tolist()
-    assert sorted(packed) == sorted(f"Y{y}" for y in ytids if y not in ("broken", "empty", "gone"))
+    assert sorted(packed) == sorted(f"Y{y}" for y in ytids if y not in ("broken", "empty", "tick", "gone"))
 
 
 def test_weak_csv_as_published(tmp_path):
