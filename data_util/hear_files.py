@@ -86,10 +86,10 @@ def read_split(task_path: Path, split: str, labels: Sequence[str]) -> list[Recor
 
 def _read_json(path: Path) -> dict[str, list[Any]]:
     with reading(path, "the events"):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     try:
-        content = json.loads(text)
-    except ValueError as error:
+        content = json.loads(text, parse_int=float)  # integers may be larger than any time
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(content, dict) or not all(isinstance(events, list) for events in content.values()):
         raise UserError(f"{path}: it must map file names to lists of events")

@@ -8,9 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from errors import UserError, reading
 
@@ -63,13 +65,14 @@ def read_table(path: Path, group_column: str | None = None) -> tuple[list[Row], 
         The rows, and notes about what was not used. A line with a file name alone says that nothing happens in it.
 
     Raises:
-        UserError: missing file, other encoding, missing columns, bad time, empty name or label, unknown split.
+        UserError: missing file, other encoding, missing columns, more cells than columns, a quote that is not closed,
+            bad time, empty name or label, control characters in them, unknown split.
     """
     with reading(path, "--events"):
         text = path.read_text(encoding="utf-8-sig")
     header = text.split("\n", 1)[0]
     separator = max("\t;,", key=header.count)
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     found = [name.strip() for name in table.fieldnames or ()]
     table.fieldnames = found
     column = _columns(path, found)
@@ -82,10 +85,11 @@ def read_table(path: Path, group_column: str | None = None) -> tuple[list[Row], 
     try:
         for record in table:
             where = f"{path}, line {table.line_num}"
+            _refuse_surplus(record, where)
             if any(value for value in record.values()):
                 rows.append(_table_row(record, column, group_column, where, decimal_comma=separator == ";"))
     except csv.Error as error:
-        raise UserError(f"{path}, line {table.line_num}: {error}") from None
+        raise UserError(f"{path}, line {table.reader.line_num}: {error}; a stray quote?") from None
     if not rows:
         raise UserError(f"{path} holds no annotations below its header")
     return rows, notes
@@ -116,6 +120,7 @@ def _table_row(
         raise UserError(f"{where}: split {split!r} is none of train, val, test")
     group = (record.get(group_column) or "").strip() if group_column else ""
     name = cell["filename"]
+    _refuse_control(name, "file name", where)
     if not (cell["onset"] or cell["offset"] or cell["label"]):
         return Row(name, where, split=ours, group=group)
     onset, offset, label = _event(cell["onset"], cell["offset"], cell["label"], where, decimal_comma)
@@ -137,7 +142,24 @@ def _event(onset: str, offset: str, label: str, where: str, decimal_comma: bool 
         raise UserError(f"{where}: the event ends ({offset}) before it begins ({onset})")
     if not label:
         raise UserError(f"{where}: the label of the event is empty")
+    _refuse_control(label, "label", where)
     return times[0], times[1], label
+
+
+def _refuse_surplus(record: dict[str, Any], where: str) -> None:
+    """Take cells beyond the last column from a record; UserError unless they are blank: the others would be shifted."""
+    surplus = record.pop(None, ())  # type: ignore[call-overload]  # the key that csv.DictReader puts them under
+    if any(cell.strip() for cell in surplus):
+        raise UserError(
+            f"{where}: more cells than the header has columns; quote cells that hold the separator, and write times "
+            "with a point in a table with commas"
+        )
+
+
+def _refuse_control(text: str, what: str, where: str) -> None:
+    """UserError for line breaks and the like: most often a stray quote has joined two lines."""
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise UserError(f"{where}: {what} {text[:40]!r} holds a line break or a control character; a stray quote?")
 
 
 def read_label_file(path: Path, name: str) -> list[Row]:
@@ -152,8 +174,8 @@ def read_label_file(path: Path, name: str) -> list[Row]:
     """
     with reading(path, "the labels"):
         text = path.read_text(encoding="utf-8-sig")
-    first = text.split("\n", 1)[0].lower()
-    rows = _raven_rows(text, path, name) if RAVEN_MARK in first else _audacity_rows(text, path, name)
+        first = text.split("\n", 1)[0].lower()
+        rows = list((_raven_rows if RAVEN_MARK in first else _audacity_rows)(text, path, name))
     return [Row(name, str(path)), *rows]
 
 
@@ -166,14 +188,15 @@ def _audacity_rows(text: str, path: Path, name: str) -> Iterator[Row]:
         cells = line.split("\t")
         if len(cells) < 2:
             raise UserError(f"{where}: expected onset, offset and label between tabs, as Audacity exports them")
-        yield Row(name, where, *_event(cells[0], cells[1], "\t".join(cells[2:]).strip(), where))
+        yield Row(name, where, *_event(cells[0], cells[1], " ".join(cells[2:]).strip(), where))
 
 
 def _raven_rows(text: str, path: Path, name: str) -> Iterator[Row]:
-    """Selections; Raven lists each of them once per view, with equal times."""
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
+    """Selections; Raven lists each of them once per view, with equal times, and knows no quotes."""
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     column = _columns(path, ["filename", *(table.fieldnames or ())])
     for record in table:
         where = f"{path}, line {table.line_num}"
+        _refuse_surplus(record, where)
         times = (record.get(column["onset"]) or "", record.get(column["offset"]) or "")
         yield Row(name, where, *_event(*times, (record.get(column["label"]) or "").strip(), where))

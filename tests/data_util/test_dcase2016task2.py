@@ -197,6 +197,7 @@ EVENT = {"label": "siren", "start": 100.0, "end": 900.0}
     [
         ({"start": float("nan")}, "numbers of milliseconds"),
         ({"end": "900"}, "numbers of milliseconds"),
+        ({"end": 10**400}, "numbers of milliseconds"),
         ({"start": 950.0}, "starts at 950 ms and ends at 900 ms"),
         ({"start": -1}, "starts at -1 ms"),
         ({"label": "sirens"}, "did you mean 'siren'"),
@@ -226,6 +227,7 @@ def edit_labels(task: Path, old: str, new: str) -> None:
         (lambda t: (t / "train.json").unlink(), "cannot read the events"),
         (lambda t: (t / "train.json").write_text("{"), "not valid JSON"),
         (lambda t: (t / "train.json").write_text("[]"), "must map file names"),
+        (lambda t: (t / "train.json").write_text("[" * 100_000), "not valid JSON"),
         (lambda t: (t / "train.json").write_text('{"a.wav": [1]}'), "1 files of train.json are not in"),
         (lambda t: rewrite(t, lambda c: c.update({"../../x.wav": []})), "1 files of train.json are not in"),
         (lambda t: (t / "16000" / "train" / "train_000.wav").unlink(), "1 files of train.json are not in"),
@@ -241,6 +243,13 @@ def test_broken_packaging_is_one_clear_line(broken: Path, damage, message: str) 
     with pytest.raises(UserError, match=message) as error:
         Crops(broken)
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_does_no_harm(broken: Path) -> None:
+    for name in ("train.json", "labelvocabulary.csv"):
+        path = broken / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(Crops(broken).recordings) == 2
 
 
 def test_what_work_can_go_on_with_is_a_warning_with_a_count(broken: Path, caplog) -> None:

@@ -82,6 +82,12 @@ BAD_LINES = [
     ("../a.wav,0,1,dog", "line 3: file '../a.wav' lies outside"),
     ("/etc/passwd,0,1,dog", "line 3: file '/etc/passwd' lies outside"),
     ("deep/../../x.wav,0,1,dog", "lies outside"),
+    ("a.wav,0,1,Dog, barking", "line 3: more cells than the header has columns"),
+    ("a.wav,0,5,1,2,dog", "line 3: more cells than the header has columns"),
+    ('a.wav,0,1,"dog\nb.flac,0,1,cat"', "line 4: label 'dog\\nb.flac,0,1,cat' holds a line break"),
+    ('"a.wav\nb.flac",0,1,cat', "line 4: file name 'a.wav\\nb.flac' holds a line break"),
+    ('a.wav,0,1,"dog\nb.flac,0,1,cat', "line 4: unexpected end of data; a stray quote?"),
+    ("a.wav,0,1,do\x07g", "a control character"),
 ]
 
 
@@ -90,6 +96,13 @@ def test_bad_lines_are_named(audio: Path, line: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         read_own_data(audio, table(audio, "a.wav,0,1,dog", line))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_blank_cells_at_the_end_of_a_line_do_no_harm(audio: Path) -> None:
+    assert events_by_name(audio, "a.wav,0,1,dog,", "b.flac,0,1,cat,,", ",,,,,") == {
+        "a.wav": [(0.0, 1.0, "dog")],
+        "b.flac": [(0.0, 1.0, "cat")],
+    }
 
 
 def test_missing_columns_are_named_with_those_found(audio: Path) -> None:
@@ -204,6 +217,24 @@ def test_raven_tables_beside_the_audio(audio: Path) -> None:
     (audio / "a.Table.1.selections.txt").write_text(header + views)
     data = read_own_data(audio)
     assert [r.events for r in data.recordings] == [((0.25, 0.75, "wren"),)]
+
+
+RAVEN = "Selection\tBegin Time (s)\tEnd Time (s)\tAnnotation\n"
+
+
+def test_quotes_mean_nothing_to_raven(audio: Path) -> None:
+    (audio / "a.selections.txt").write_text(f'{RAVEN}1\t0.25\t0.75\t"a\n2\t1\t1.5\t5" b\n')
+    assert [r.events for r in read_own_data(audio).recordings] == [((0.25, 0.75, '"a'), (1.0, 1.5, '5" b'))]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("1\t0\t1\ta\tb", "line 2: more cells than"), (f"1\t0\t1\t{'x' * 131_073}", "it is no table of text")],
+)
+def test_bad_lines_of_raven_are_named(audio: Path, line: str, message: str) -> None:
+    (audio / "a.selections.txt").write_text(f"{RAVEN}{line}\n")
+    with pytest.raises(UserError, match=message):
+        read_own_data(audio)
 
 
 def test_what_inference_writes_can_be_read_back(audio: Path) -> None:
