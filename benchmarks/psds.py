@@ -1,13 +1,15 @@
 """Speed and memory of PSDS1 and pAUROC: this project's accumulator against sed_scores_eval.
 
     python benchmarks/psds.py [--quick] [--full] [--clips 512] [--threads 2] [--bootstrap 1000]
+    python benchmarks/psds.py --stream 2000 407 --bootstrap 1000
 
 First, both score the same synthetic logits (AudioSet Strong shape: 407 classes, 250 frames) from the raw scores to
 the figures: median filter of 9 frames, PSDS1, pAUROC. The plain way is that of published validation code, written
 anew: SciPy's filter, one data frame per clip, `sed_scores_eval`. Its AUROC is computed a second time with a stable
 sort, which shows where the two agree and what its default sort does. Then, with --full, 1,000, 4,000 and 16,935 clips
-are streamed in batches of 64, each in a process of its own, for seconds and peak memory. Making the synthetic logits
-is not part of any time. The last line is one JSON object.
+are streamed in batches of 64, each in a process of its own, for seconds and peak memory, the largest with --bootstrap;
+--stream does this alone, for other numbers of clips and classes. Making the synthetic logits is not part of any time.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -212,8 +214,10 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="also stream up to the whole evaluation set")
     parser.add_argument("--clips", type=int, default=512, help="of the comparison (default: 512; 0: none)")
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))), help="of our loops")
-    parser.add_argument("--bootstrap", type=int, default=0, metavar="N", help="resamples of the largest stream")
-    parser.add_argument("--stream", type=int, nargs=2, metavar=("CLIPS", "CLASSES"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--bootstrap", type=int, default=0, metavar="N", help="resamples of the largest (or only) stream"
+    )
+    parser.add_argument("--stream", type=int, nargs=2, metavar=("CLIPS", "CLASSES"), help="one stream, nothing else")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.stream:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -95,6 +98,15 @@ def test_interval_covers_the_truth():
         interval = bootstrap(Clips(100 + seed, 80).accumulate(MANY, keep_clips=True), 100, confidence=0.9)["psds_macro"]
         covered += interval.low <= whole <= interval.high
     assert 21 <= covered <= 30
+
+
+def test_snippet_of_the_docs_runs(capsys):
+    docs = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", docs, re.DOTALL)
+    clips = Clips()
+    names = {"class_names": NAMES, "ground_truth": clips.truth, "durations": clips.durations}
+    exec(code, {**names, "batches": [(clips.scores, clips.ids)]})
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_mistakes_are_named():
