@@ -129,7 +129,7 @@ def load_weights(model: nn.Module, path: Path | str) -> LoadReport:
 
     Heads with another number of classes, and both heads when the model has a sequence model that the file lacks,
     stay at their initialisation; the classifier of a clip-wise file is not taken. Anything else that is missing,
-    unexpected or of another shape raises UserError naming the keys.
+    unexpected, of another shape or not finite raises UserError naming the keys.
     """
     state, metadata = read_checkpoint(path)
     report = load_state(model, state, str(path))
@@ -184,13 +184,23 @@ def _complain(own: dict[str, Tensor], taken: dict[str, Tensor], state: dict[str,
         for key in sorted(own.keys() & taken.keys())
         if own[key].shape != taken[key].shape
     ]
+    broken = sorted(key for key, value in taken.items() if not _finite(value))
     problems = [
         f"{kind}: {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("other shape", shapes))
+        for kind, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("other shape", shapes),
+            ("values that are not finite", broken),
+        )
         if keys
     ]
     if problems:
         raise UserError(f"checkpoint '{report.source}' does not fit the model: {'; '.join(problems)}")
+
+
+def _finite(value: Tensor) -> bool:
+    return bool(value.sum().isfinite() or value.isfinite().all())  # a sum is quick, and finite for sound weights
 
 
 def fetch(card: Card, folder: Path = RESOURCES) -> Path:

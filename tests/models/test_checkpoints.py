@@ -112,6 +112,16 @@ def test_strangers_are_named(change, words: str, tmp_path: Path) -> None:
         create_model("fmn04", checkpoint=tmp_path / "x.pt")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    model = create_model("fmn04")
+    state = model.state_dict()
+    state["strong_head.bias"][3] = value
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"w\.pt.*values that are not finite: strong_head\.bias"):
+        checkpoints.load_weights(create_model("fmn04"), tmp_path / "w.pt")
+
+
 def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self):
