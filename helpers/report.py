@@ -22,7 +22,8 @@ from helpers.plots import DYNAMIC_RANGE, log_mel
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "resources" / "report.html"
 PLACEHOLDER = "<!-- DATA -->"
-PER_PAGE = 100  # recordings
+PER_PAGE = 100  # recordings ...
+PAGE_CHARACTERS = 60_000_000  # ... that hold this much together, or one that holds more
 MAX_CURVES = 60  # classes with a score curve: those with the highest peaks ...
 MIN_PEAK = 0.05  # ... that reach this
 MAX_FRAMES = 90_000  # of a curve: an hour at full resolution
@@ -86,10 +87,13 @@ class ReportPages:
     def add(
         self, source: Source, detection: Detection, curves: CurveStore, tags: Tags, true: TrueEvents | None
     ) -> None:
-        """Take one recording; a full page is written."""
+        """Take one recording; a page that is full, or would be too large with it, is written."""
         recording = describe(source, detection, curves, self.decoding, tags, true)
         about = {"name": recording["name"], "events": str(len(recording["lists"][-1]["events"]))}
-        self._recordings.append((about, _as_script(recording)))
+        script = _as_script(recording)
+        if len(script) + sum(len(other) for _, other in self._recordings) > PAGE_CHARACTERS:
+            self.close()
+        self._recordings.append((about, script))
         if len(self._recordings) == PER_PAGE:
             self.close()
 

@@ -118,6 +118,17 @@ def test_full_pages_are_followed_by_others(tmp_path, monkeypatch):
     assert [r["name"] for r in index["recordings"]] == ["clip 1.wav", "clip 2.wav", "clip 10.wav"]
 
 
+def test_pages_do_not_grow_beyond_what_a_browser_opens(tmp_path, monkeypatch):
+    audios = [(Audio(tones(seconds, []), name=f"{seconds} s.wav"), None) for seconds in (0.5, 0.6, 4.0, 0.7)]
+    whole = make_pages(tmp_path / "whole", audios)
+    assert len(whole) == 1
+    sizes = [len(data) for data in re.findall(r'id="recording-[0-9]">(.*?)</script>', whole[0].read_text())]
+    monkeypatch.setattr(report, "PAGE_CHARACTERS", sizes[0] + sizes[1])
+    pages = make_pages(tmp_path / "parts", audios)
+    names = [re.findall(r'"name":"([0-9.]+) s.wav","events"', page.read_text()) for page in pages]
+    assert names == [["0.5", "0.6"], ["4.0"], ["0.7"]]
+
+
 # ---- in the browser -------------------------------------------------------------------------------------------
 
 
