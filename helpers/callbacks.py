@@ -17,7 +17,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
 from atomic import replacing
-from helpers.run_folder import LAST, PERIODIC
+from helpers.run_folder import LAST, PERIODIC, remove
 
 log = logging.getLogger("efficientsed")
 
@@ -88,7 +88,7 @@ class GracefulInterrupt(pl.Callback):
 
     def _stop(self) -> NoReturn:
         path = self.folder / LAST
-        if path.is_file():
+        if path.exists():
             log.info("saved %s; continue with --resume %s", path, path.parent)
         raise KeyboardInterrupt
 
@@ -157,7 +157,7 @@ class PeriodicCheckpoint(pl.Callback):
         if trainer.is_global_zero:
             written = sorted(self.folder.glob(PERIODIC), key=lambda path: path.stat().st_mtime_ns)
             for old in written[: -self.keep]:
-                old.unlink(missing_ok=True)
+                remove(old)
 
 
 def between_steps(trainer: pl.Trainer, batch_idx: int) -> bool:

@@ -71,8 +71,9 @@ def _ddp(options: config.RunOptions, device: str, model: nn.Module | None) -> St
 
 def _fsdp(options: config.RunOptions, device: str, model: nn.Module | None) -> Strategy:
     _only_cuda(options, device)
-    if options.ema > 0:
-        config.refuse("ema", options.ema, "averaged weights cannot be sharded; use --strategy ddp")
+    _no_ema(options)
+    if options.gradient_clip > 0:
+        config.refuse("gradient_clip", options.gradient_clip, "no norm over shards; use --strategy ddp")
     return FSDPStrategy(state_dict_type="full")  # one file that every other script reads
 
 
@@ -80,7 +81,13 @@ def _deepspeed(options: config.RunOptions, device: str, model: nn.Module | None)
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"--strategy {options.strategy} needs a package: pip install deepspeed")
     _only_cuda(options, device)
+    _no_ema(options)
     return options.strategy
+
+
+def _no_ema(options: config.RunOptions) -> None:
+    if options.ema > 0:
+        config.refuse("ema", options.ema, "averaged weights cannot be sharded; use --strategy ddp")
 
 
 def _only_cuda(options: config.RunOptions, device: str) -> None:

@@ -45,6 +45,7 @@ class DcaseModule(SEDModule):
             backbone_lr=o.max_lr if o.backbone_lr is None else o.backbone_lr,
             seq_lr=o.max_lr,
             weight_decay=o.weight_decay,
+            decayed=self.decayed,
             lr_decay=o.lr_decay,
             scale_last=True,
         )

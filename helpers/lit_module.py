@@ -74,6 +74,7 @@ class SEDModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model.train()  # Lightning keeps the mode that it finds
+        self.decayed = optim.decayed_names(model)
         self.options = options
         self.ground_truth = ground_truth or {}
         self.durations = durations or {}
@@ -190,6 +191,7 @@ class SEDModule(pl.LightningModule):
             backbone_lr=o.max_lr,
             seq_lr=o.max_lr if o.seq_lr is None else o.seq_lr,
             weight_decay=o.weight_decay,
+            decayed=self.decayed,
             lr_decay=o.lr_decay,
         )
         optimizer = optim.build_optimizer(groups, adamw=o.adamw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -55,12 +55,18 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return not exempt
 
 
+def decayed_names(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that weight decay is meant for; to be asked before FSDP makes all of them flat."""
+    return frozenset(name for name, parameter in model.named_parameters() if decays(name, parameter))
+
+
 def parameter_groups(
     model: nn.Module,
     *,
     backbone_lr: float,
     seq_lr: float,
     weight_decay: float = 0.0,
+    decayed: Collection[str] | None = None,
     lr_decay: float = 0.0,
     scale_last: bool = False,
 ) -> list[dict[str, Any]]:
@@ -74,6 +80,7 @@ def parameter_groups(
         backbone_lr: learning rate of the backbone, > 0.
         seq_lr: learning rate of the sequence model and the heads, > 0.
         weight_decay: for weights of two or more dimensions, >= 0; see `decays`.
+        decayed: what `decayed_names` said while the parameters had their shapes; None: they have them now.
         lr_decay: in [0, 1]; both 0 and 1 mean that all depths have the same learning rate.
         scale_last: decay the last depth once, too (exponent n_depths - d), as published for DCASE 2016 task 2.
 
@@ -88,6 +95,7 @@ def parameter_groups(
     Source: layer-wise decay as in Bao et al., "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022.
     """
     _check_options(backbone_lr=backbone_lr, seq_lr=seq_lr, weight_decay=weight_decay, lr_decay=lr_decay)
+    decayed = decayed_names(model) if decayed is None else decayed
     backbone: Any = model.model
     layer_wise = lr_decay not in (0, 1)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
@@ -101,7 +109,7 @@ def parameter_groups(
                 depth = _checked_depth(name, backbone)
                 lr = backbone_lr * lr_decay ** (backbone.n_depths - 1 - depth + scale_last)
                 label = f"backbone.depth_{depth:02d}"
-        exempt = weight_decay > 0 and not decays(name, parameter)
+        exempt = weight_decay > 0 and name not in decayed
         group = {"params": [], "lr": lr, "weight_decay": 0.0 if exempt else weight_decay}
         group["name"] = f"{label}.no_decay" if exempt else label
         groups.setdefault((depth, exempt), group)["params"].append(parameter)

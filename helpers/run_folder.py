@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -33,7 +34,8 @@ LOG_FILE = "run.log"
 CURVES_FILE = "curves.png"
 CARD_FILE = "MODEL_CARD.md"
 LAST, BEST = "last.ckpt", "best.ckpt"
-PERIODIC = "step_*.ckpt"
+PERIODIC, SUFFIX = "step_*.ckpt", ".ckpt"
+DEEPSPEED_STATE = Path("checkpoint", "mp_rank_00_model_states.pt")  # its checkpoints are folders
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "h5py", "soundfile", "soxr")
 AUDIOSET_LIMITS = (
@@ -108,16 +110,16 @@ def resume_checkpoint(options: config.RunOptions) -> Path:
             config.refuse("resume", name, f"there is no run of this name with a {LAST} in {options.output_dir}")
         return max(found, key=lambda path: path.stat().st_mtime_ns)
     path: Path | None = options.resume
-    if options.resume.is_dir():
+    if options.resume.is_dir() and options.resume.suffix != SUFFIX:
         path = newest_checkpoint(options.resume)
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         config.refuse("resume", options.resume, f"there is no checkpoint {LAST} or {PERIODIC}")
     return path
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The latest of the checkpoints from which a run can go on: `last.ckpt` and those written every few minutes."""
-    found = [path for path in (folder / LAST, *folder.glob(PERIODIC)) if path.is_file()]
+    found = [path for path in (folder / LAST, *folder.glob(PERIODIC)) if path.exists()]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
@@ -159,8 +161,9 @@ def resume_position(checkpoint: Path) -> tuple[int, int]:
 
     Raises UserError for a file that is no checkpoint of a training.
     """
+    file = checkpoint / DEEPSPEED_STATE if checkpoint.is_dir() else checkpoint
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         loops = content["loops"]["fit_loop"]
         epoch: int = loops["epoch_progress"]["current"]["completed"]
         batches: int = loops["epoch_loop.batch_progress"]["current"]["processed"]
@@ -286,7 +289,15 @@ def remove_checkpoints(folder: Path, keep: Path | None) -> None:
     """Remove what an overwritten run left, so that `--resume` never mixes two runs; not the weights to start from."""
     for path in (folder / LAST, folder / BEST, *folder.glob(PERIODIC)):
         if path.exists() and not (keep is not None and path.samefile(keep)):
-            path.unlink()
+            remove(path)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, which DeepSpeed writes as a folder; one that is gone already is no error."""
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    else:
+        checkpoint.unlink(missing_ok=True)
 
 
 def read_history(path: Path, epoch: int) -> list[dict[str, float]]:

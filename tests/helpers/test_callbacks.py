@@ -70,3 +70,19 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_goes_on(
     assert "No space left on device" in caplog.text
     assert torch.equal(torch.load(path, weights_only=True)["weights"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_checkpoints_that_are_folders_are_removed_too(tmp_path: Path) -> None:
+    """DeepSpeed writes folders."""
+    trainer: Any = FakeTrainer()
+
+    def save(path: Path) -> None:
+        (path / "checkpoint").mkdir(parents=True)
+        (path / "checkpoint" / "mp_rank_00_model_states.pt").touch()
+
+    trainer.save_checkpoint = save
+    periodic = PeriodicCheckpoint(tmp_path, minutes=0, keep=2)
+    for batch in range(10):
+        trainer.global_step = (batch + 1) // 2
+        periodic.on_train_batch_end(trainer, None, None, None, batch)  # type: ignore[arg-type]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000003.ckpt", "step_00000004.ckpt"]

@@ -13,6 +13,7 @@ from errors import UserError
 from helpers.optim import (
     build_optimizer,
     build_scheduler,
+    decayed_names,
     decays,
     depth_of,
     effective_warmup,
@@ -303,3 +304,14 @@ def test_weak_schedule() -> None:
     assert factor(174) == pytest.approx(0.01 + 0.99 / 95)
     assert factor(175) == factor(199) == 0.01
     assert weak_schedule(warm_up_len=0, ramp_down_start=0, ramp_down_len=0, last_lr_value=0.5)(3) == 0.5
+
+
+def test_weight_decay_survives_the_flattening_of_fsdp() -> None:
+    """FSDP makes every parameter one-dimensional before the groups are formed."""
+    model = TinyModel()
+    before = settings(model, groups_of(model, weight_decay=0.1))
+    decayed = decayed_names(model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.flatten()
+    assert settings(model, groups_of(model, weight_decay=0.1, decayed=decayed)) == before
+    assert {decay for _, decay in before.values()} == {0.0, 0.1}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import config
 from config_downstream import DcaseOptions
@@ -41,6 +42,24 @@ def test_the_newest_checkpoint_continues_a_run(tmp_path: Path) -> None:
     options.resume = tmp_path
     with pytest.raises(UserError, match="no checkpoint"):
         run_folder.resume_checkpoint(options)
+
+
+def test_a_checkpoint_may_be_a_folder(tmp_path: Path) -> None:
+    """DeepSpeed's are: they are found, read, and removed by a run that overwrites theirs."""
+    old, new = tmp_path / "last.ckpt", tmp_path / "step_00000003.ckpt"
+    progress = {"current": {"completed": 2, "processed": 2}}
+    batches = {"current": {"processed": 5}}
+    state = {"loops": {"fit_loop": {"epoch_progress": progress, "epoch_loop.batch_progress": batches}}}
+    for path in (old, new):
+        (path / run_folder.DEEPSPEED_STATE).parent.mkdir(parents=True)
+        torch.save(state, path / run_folder.DEEPSPEED_STATE)
+        time.sleep(0.02)
+    for named, found in ((tmp_path, new), (old, old)):
+        options = config.StrongOptions(resume=named)
+        assert run_folder.resume_checkpoint(options) == found
+        assert run_folder.resume_position(found) == (2, 5)
+    run_folder.remove_checkpoints(tmp_path, keep=new)
+    assert list(tmp_path.iterdir()) == [new]
 
 
 def test_environment_names_commit_and_versions() -> None:

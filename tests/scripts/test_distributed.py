@@ -81,8 +81,15 @@ def test_strategies_are_refused_where_they_cannot_work() -> None:
         options = config.StrongOptions(strategy=name, num_devices=2)
         with pytest.raises(UserError, match=words):
             devices.strategy(options, "cpu")
-    options = config.StrongOptions(strategy="fsdp", num_devices=2, ema=0.9)
-    with pytest.raises(UserError, match="--ema"):
+
+
+@pytest.mark.parametrize(("name", "option"), [("fsdp", "ema"), ("fsdp", "gradient_clip"), ("deepspeed_stage_1", "ema")])
+def test_sharded_weights_are_neither_averaged_nor_clipped(
+    name: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda package: package)
+    options = config.StrongOptions(strategy=name, num_devices=2, **{option: 0.5})
+    with pytest.raises(UserError, match=f"--{option} is 0.5"):
         devices.strategy(options, "cuda")
 
 
