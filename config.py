@@ -8,7 +8,7 @@ starts. This module imports neither torch nor the rest of the project.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -78,6 +78,11 @@ class RunOptions:
     profile: bool = option(False, "write where the time goes to the run's folder")
     recorder: str = option("none", "record the run with Sacred as well", choices=("none", "sacred"))
 
+    @property
+    def is_new_training(self) -> bool:
+        """Whether this starts a training: an evaluation has no teacher, and a resumed run keeps the one that it has."""
+        return not self.evaluate and self.resume is None
+
 
 @dataclass
 class OptimizerOptions:
@@ -100,7 +105,20 @@ class OptimizerOptions:
 
 
 @dataclass
-class AugmentOptions:
+class CommonAugmentOptions:
+    """Augmentations of any clips."""
+
+    mixstyle_p: float = option(0.0, "probability per batch of mixing band statistics", low=0, high=1)
+    freq_mixstyle_p: float = option(0.0, "probability per batch of Freq-MixStyle, with unfolded weights", low=0, high=1)
+    freq_warp_p: float = option(0.0, "probability per batch of stretching the frequency axis", low=0, high=1)
+    dir_p: float = option(0.0, "probability per clip of a device's impulse response", low=0, high=1)
+    impulse_responses: Path | None = option(None, "folder of impulse responses for --dir_p")
+    per_clip: bool = option(False, "draw for each clip what is otherwise drawn once for the batch")
+    mel_jitter: bool = option(True, "draw the range of the mel filters per training batch (fmn and fpasst)")
+
+
+@dataclass
+class AugmentOptions(CommonAugmentOptions):
     """Augmentations of strongly labelled clips."""
 
     wavmix_p: float = option(0.5, "probability per clip of mixing in another clip's waveform", low=0, high=1)
@@ -108,15 +126,8 @@ class AugmentOptions:
         0.125, "standard deviation of the circular shift in time, as share of the clip", low=0, high=1
     )
     mixup_p: float = option(0.3, "probability per batch of mixing spectrograms", low=0, high=1)
-    mixstyle_p: float = option(0.0, "probability per batch of mixing band statistics", low=0, high=1)
     max_time_mask_size: float = option(0.0, "largest masked share of the clip; 0: off, else above 0.05", low=0, high=1)
     filter_augment_p: float = option(0.0, "probability per batch of a random equaliser", low=0, high=1)
-    freq_warp_p: float = option(0.0, "probability per batch of stretching the frequency axis", low=0, high=1)
-    freq_mixstyle_p: float = option(0.0, "probability per batch of Freq-MixStyle, with unfolded weights", low=0, high=1)
-    dir_p: float = option(0.0, "probability per clip of a device's impulse response", low=0, high=1)
-    impulse_responses: Path | None = option(None, "folder of impulse responses for --dir_p")
-    per_clip: bool = option(False, "draw for each clip what is otherwise drawn once for the batch")
-    mel_jitter: bool = option(True, "draw the range of the mel filters per training batch (fmn and fpasst)")
 
 
 @dataclass
@@ -153,9 +164,11 @@ class StrongOptions(AugmentOptions, OptimizerOptions, RunOptions, StrongDataOpti
     def check(self) -> None:
         """Raise UserError where options contradict each other."""
         check_common(self)
-        if self.distillation_loss_weight > 0 and self.pseudo_labels_file is None and not self.evaluate:
+        if not self.is_new_training:
+            return
+        if self.distillation_loss_weight > 0 and self.pseudo_labels_file is None:
             refuse("distillation_loss_weight", self.distillation_loss_weight, "above 0 it needs --pseudo_labels_file")
-        if self.distillation_loss_weight == 0 and self.pseudo_labels_file is not None and not self.evaluate:
+        if self.distillation_loss_weight == 0 and self.pseudo_labels_file is not None:
             refuse("pseudo_labels_file", self.pseudo_labels_file, "--distillation_loss_weight is 0: published is 0.9")
 
 
@@ -214,7 +227,7 @@ class WeakOptimizerOptions:
 
 
 @dataclass
-class WeakAugmentOptions:
+class WeakAugmentOptions(CommonAugmentOptions):
     """Augmentations of weakly labelled clips."""
 
     mixup_folded: ClassVar[bool] = True
@@ -226,9 +239,10 @@ class WeakAugmentOptions:
     )
     roll_seconds: float = option(0.0, "largest circular shift of the waveform, published 0.125", low=0, high=10)
     gain_db: int = option(0, "largest change of level per clip, decibels", low=0, high=60)
-    freq_warp_p: float = option(0.0, "probability per batch of stretching the frequency axis", low=0, high=1)
-    mixstyle_p: float = option(0.0, "probability per batch of mixing band statistics", low=0, high=1)
-    mel_jitter: bool = option(True, "draw the range of the mel filters per training batch (fmn and fpasst)")
+    freq_mask_bins: int = option(0, "SpecAugment: most mel bins masked per clip (EfficientAT's freqm)", low=0, high=128)
+    time_mask_frames: int = option(
+        0, "SpecAugment: most mel frames, of 10 ms, masked per clip (EfficientAT's timem)", low=0, high=1000
+    )
 
 
 @dataclass
@@ -248,14 +262,23 @@ class WeakOptions(WeakAugmentOptions, WeakOptimizerOptions, RunOptions, WeakData
     def check(self) -> None:
         """Raise UserError where options contradict each other."""
         check_common(self)
+        if not self.is_new_training:
+            return
         live = self.teacher_checkpoint or self.teacher_pretrained
         weight = self.distillation_loss_weight
         if self.teacher_predictions and live:
             refuse("teacher_predictions", self.teacher_predictions, "there is a teacher network already")
-        if weight > 0 and not (self.teacher_predictions or live) and not self.evaluate:
+        if self.teacher_checkpoint and self.teacher_pretrained:
+            refuse("teacher_pretrained", self.teacher_pretrained, "--teacher_checkpoint names other weights")
+        if weight > 0 and not (self.teacher_predictions or live):
             refuse("distillation_loss_weight", weight, "above 0 it needs --teacher_predictions or --teacher_checkpoint")
         if weight == 0 and (self.teacher_predictions or live):
             raise UserError("a teacher is named, but --distillation_loss_weight is 0: published is 0.9")
+        if not live:
+            why = "no teacher network is named: that takes --teacher_checkpoint or --teacher_pretrained"
+            refuse_changed(self, TeacherOptions, why)
+        if weight == 0:
+            refuse_changed(self, TagTeacherOptions, "--distillation_loss_weight is 0: published is 0.9")
 
 
 @dataclass
@@ -341,6 +364,11 @@ class OnlineOptions(
         check_common(self)
         if not (self.uses_strong or self.uses_weak):
             raise UserError("all loss weights are 0: nothing to train on")
+        if self.is_new_training:
+            self._check_teachers()
+
+    def _check_teachers(self) -> None:
+        """Raise UserError for a term of the loss without a teacher, and for a teacher that no term listens to."""
         if self.strong_distillation_loss_weight > 0 and self.pseudo_labels_file is None:
             weight = self.strong_distillation_loss_weight
             refuse("strong_distillation_loss_weight", weight, "above 0 it needs --pseudo_labels_file")
@@ -352,8 +380,18 @@ class OnlineOptions(
             ("teacher_predictions", "weak_distillation_loss_weight"),
             ("teacher_pseudo_labels", "online_distillation_loss_weight"),
         ):
-            if getattr(self, name) is not None and getattr(self, term) == 0 and not self.evaluate:
+            if getattr(self, name) is not None and getattr(self, term) == 0:
                 refuse(name, getattr(self, name), f"nothing would learn from it: --{term} is 0")
+        online = self.online_distillation_loss_weight
+        if online == 0:
+            why = "nothing would learn from it: --online_distillation_loss_weight is 0"
+            refuse_changed(self, TeacherOptions, why)
+        if self.teacher_checkpoint and self.teacher_pretrained != "strong":
+            refuse("teacher_pretrained", self.teacher_pretrained, "--teacher_checkpoint names other weights")
+        if self.teacher_pseudo_labels is not None:
+            refuse_changed(self, TeacherOptions, "--teacher_pseudo_labels stands in place of a network")
+        if online + self.weak_distillation_loss_weight == 0:
+            refuse_changed(self, TagTeacherOptions, "there is no teacher whose logits it could divide")
 
 
 FILES = (
@@ -390,6 +428,15 @@ def check_common(options: Any) -> None:
         needed = name != "checkpoint" or not resuming  # a resumed run no longer needs what it started from
         if path is not None and needed and not path.is_file():
             refuse(name, path, "there is no such file")
+
+
+def refuse_changed(options: Any, group: type, why: str) -> None:
+    """Refuse an option of the group that is not at its default."""
+    names = {f.name for f in fields(group)}
+    for f in fields(options):
+        value = getattr(options, f.name)
+        if f.name in names and value != f.default:
+            refuse(f.name, value, why)
 
 
 def _check_folder(options: RunOptions) -> None:

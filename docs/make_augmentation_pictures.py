@@ -77,6 +77,8 @@ def draws() -> dict[str, Draw]:
         "roll": aug.draw_roll(*size, RATE, generator(6)),
         "wavmix": aug.draw_wavmix(2, 1.0, generator(2)),
         "frame_shift": aug.draw_frame_shift(2, 1000, 0.125, generator(6)),
+        "freq_mask": aug.draw_freq_mask(*mel, 48, generator(0)),
+        "spec_time_mask": aug.draw_spec_time_mask(2, 1000, 400, generator(0)),
         "mixup": aug.draw_mixup(2, 1.0, generator(24), alpha=2.0),
         "mixstyle": aug.draw_mixstyle(2, 1.0, generator(4)),
         "freq_mixstyle": aug.draw_mixstyle(2, 1.0, generator(1), folded=False),
@@ -131,6 +133,8 @@ def main(folder: Path) -> None:
             panels["partner"] = (mel[1, 0], labels[1])
         panels[name.replace("_", " ")] = (after[0, 0], done.strong[0])
         draw_picture(panels, folder / f"{name}.png")
+    moved = log_mel(audio, *aug.draw_mel_range(torch.Generator().manual_seed(6)))
+    draw_picture({"clip": (mel[0, 0], labels[0]), "mel jitter": (moved[0, 0], labels[0])}, folder / "mel_jitter.png")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from errors import UserError
 from helpers.losses import soft_targets
 from models import checkpoints
 from models.cards import find_card
+from models.registry import backbone_names, unknown_name
 from models.sed_model import SEDModel, create_model, load_model
 
 N_WEAK_CLASSES = 527  # AudioSet
@@ -80,6 +81,8 @@ def build_teacher(
         return Teacher(model, temperature)
     if model_name is None:
         raise UserError(f"--teacher_model_name is missing: '{checkpoint or pretrained}' does not say which model it is")
+    if model_name not in backbone_names():
+        raise unknown_name("--teacher_model_name", model_name, backbone_names())
     if checkpoint is None:
         checkpoint = checkpoints.fetch(find_card(model_name, str(pretrained), seq_model_type, seq_model_dim))
     model = create_model(

@@ -15,8 +15,14 @@ from helpers.augment.pipeline import (
     draw_mel,
     draw_waveform,
 )
-from helpers.augment.spectrum import draw_filter_augment, draw_freq_warp, draw_gain, draw_mel_range
-from helpers.augment.timing import draw_frame_shift, draw_roll, draw_time_mask
+from helpers.augment.spectrum import (
+    draw_filter_augment,
+    draw_freq_mask,
+    draw_freq_warp,
+    draw_gain,
+    draw_mel_range,
+)
+from helpers.augment.timing import draw_frame_shift, draw_roll, draw_spec_time_mask, draw_time_mask
 
 __all__ = [
     "AugmentOptions",
@@ -30,6 +36,7 @@ __all__ = [
     "draw_device_response",
     "draw_filter_augment",
     "draw_frame_shift",
+    "draw_freq_mask",
     "draw_freq_warp",
     "draw_gain",
     "draw_mel",
@@ -37,6 +44,7 @@ __all__ = [
     "draw_mixstyle",
     "draw_mixup",
     "draw_roll",
+    "draw_spec_time_mask",
     "draw_time_mask",
     "draw_waveform",
     "draw_wavmix",

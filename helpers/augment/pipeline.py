@@ -11,8 +11,8 @@ from errors import UserError
 from helpers.augment.batch import Batch, Draw, apply
 from helpers.augment.impulse import ImpulseResponses, draw_device_response
 from helpers.augment.mixing import draw_mixstyle, draw_mixup, draw_wavmix
-from helpers.augment.spectrum import draw_filter_augment, draw_freq_warp, draw_gain
-from helpers.augment.timing import MIN_MASK_SHARE, draw_frame_shift, draw_roll, draw_time_mask
+from helpers.augment.spectrum import draw_filter_augment, draw_freq_mask, draw_freq_warp, draw_gain
+from helpers.augment.timing import MIN_MASK_SHARE, draw_frame_shift, draw_roll, draw_spec_time_mask, draw_time_mask
 
 PROBABILITIES = ("dir_p", "wavmix_p", "mixup_p", "mixstyle_p", "freq_mixstyle_p", "filter_augment_p", "freq_warp_p")
 SHARES = (*PROBABILITIES, "frame_shift_range", "max_time_mask_size")
@@ -30,6 +30,8 @@ class AugmentOptions:
         wavmix_p: probability that a clip's waveform is mixed with another clip's.
         wavmix_alpha: weights are max(b, 1 - b), b ~ Beta(alpha, alpha).
         frame_shift_range: standard deviation of the shift of the mel, as a share of the clip; 0 is off.
+        freq_mask_bins: most mel bins that SpecAugment masks per clip; 0 is off.
+        time_mask_frames: most mel frames that SpecAugment masks per clip; 0 is off.
         mixup_p: probability that the mels of a batch are mixed.
         mixup_alpha: weights are b ~ Beta(alpha, alpha).
         mixup_folded: weights are max(b, 1 - b) instead.
@@ -53,6 +55,8 @@ class AugmentOptions:
     wavmix_p: float = 0.0
     wavmix_alpha: float = 2.0
     frame_shift_range: float = 0.0
+    freq_mask_bins: int = 0
+    time_mask_frames: int = 0
     mixup_p: float = 0.0
     mixup_alpha: float = 0.2
     mixup_folded: bool = False
@@ -77,6 +81,9 @@ class AugmentOptions:
                 f"--max_time_mask_size is {self.max_time_mask_size}: must be 0 (off) or above {MIN_MASK_SHARE}, "
                 "the share of a clip that the shortest mask covers"
             )
+        for name in ("freq_mask_bins", "time_mask_frames"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name} is {getattr(self, name)}: must be 0 (off) or more")
         if self.gain_db < 0 or self.gain_db != int(self.gain_db):
             raise UserError(f"--gain_db is {self.gain_db}: must be a whole number of decibels, 0 (off) or more")
         if not 0 <= self.roll_seconds < float("inf"):
@@ -122,7 +129,7 @@ def draw_mel(
     n_label_frames: int,
     generator: torch.Generator,
 ) -> list[Draw]:
-    """Draw the augmentations of log-mels: frame shift, mixup, mixstyle, time mask, filter, frequency warp.
+    """Draw the augmentations of log-mels: frame shift, SpecAugment, mixup, mixstyle, time mask, filter, frequency warp.
 
     Args:
         options: what to draw; what is off draws nothing from the generator.
@@ -138,6 +145,10 @@ def draw_mel(
     draws: list[Draw] = []
     if o.frame_shift_range > 0:
         draws.append(draw_frame_shift(n_clips, n_frames, o.frame_shift_range, generator))
+    if o.freq_mask_bins > 0:
+        draws.append(draw_freq_mask(n_clips, n_bins, o.freq_mask_bins, generator))
+    if o.time_mask_frames > 0:
+        draws.append(draw_spec_time_mask(n_clips, n_frames, o.time_mask_frames, generator))
     if o.mixup_p > 0:
         draws.append(mixup(n_clips, o.mixup_p, generator))
     if o.mixstyle_p > 0:

@@ -1,4 +1,4 @@
-"""Augmentations of level and spectrum: gain, filter augmentation, frequency warping."""
+"""Augmentations of level and spectrum: gain, filter augmentation, frequency warping and masks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helpers.augment.batch import Draw, clipwise, draw_coins
-from helpers.augment.timing import rescale
+from helpers.augment.timing import SPEC_LEVEL, draw_spec_stretch, rescale, stretch
 
 FILTER_BANDS = (3, 5)  # fewest and most bands of a filter
 FILTER_MIN_WIDTH = 6  # mel bins of the narrowest band
@@ -92,6 +92,37 @@ class FreqWarp(Draw):
         near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
         far = ((distance - 5) * distance + 8) * distance * a - 4 * a
         return first[..., None] + bins, torch.where(distance <= 1, near, far)
+
+
+@dataclass(frozen=True)
+class FreqMask(Draw):
+    """Set a range of mel bins to one level.
+
+    Args:
+        first: int64 [B], lowest masked bin.
+        width: int64 [B], number of masked bins.
+        n_bins: number of mel bins that was drawn for; a mel with other bins is masked proportionally.
+    """
+
+    first: Tensor
+    width: Tensor
+    n_bins: int
+
+    def signal(self, x: Tensor) -> Tensor:
+        masked = stretch(self.first, self.width, self.n_bins, x.shape[2]).to(x.device, non_blocking=True)
+        return x.masked_fill(masked[:, None, :, None], SPEC_LEVEL)
+
+
+def draw_freq_mask(n_clips: int, n_bins: int, longest: int, generator: torch.Generator) -> FreqMask:
+    """Draw SpecAugment's frequency mask for each clip; see `helpers.augment.timing.draw_spec_time_mask`.
+
+    Args:
+        n_clips: B.
+        n_bins: F.
+        longest: the width is uniform over 0 ... longest - 1 mel bins.
+        generator: CPU generator.
+    """
+    return FreqMask(*draw_spec_stretch(n_clips, n_bins, longest, generator), n_bins)
 
 
 def draw_mel_range(generator: torch.Generator) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from helpers.augment.batch import Draw
 
 MIN_MASK_SHARE = 0.05  # the shortest time mask, as a share of the clip
+SPEC_LEVEL = 0.9  # of SpecAugment's masks: a logarithm of 0 after the front end's (x + 4.5) / 5, as published
 
 
 def rescale(steps: Tensor, length: int, new_length: int) -> Tensor:
@@ -49,28 +50,34 @@ class Shift(Draw):
 
 @dataclass(frozen=True)
 class TimeMask(Draw):
-    """Set a stretch of time to 0 in the mel, in the labels and in the pseudo labels.
+    """Set a stretch of time to one level in the mel, and to 0 in the labels and in the pseudo labels.
 
     Args:
-        start: int64 [B], first masked label frame.
-        width: int64 [B], number of masked label frames.
-        length: number of label frames of the clip; other axes are masked proportionally.
+        start: int64 [B], first masked frame.
+        width: int64 [B], number of masked frames.
+        length: number of frames of the clip; other axes are masked proportionally.
+        level: of the mel where it is masked.
     """
 
     start: Tensor
     width: Tensor
     length: int
+    level: float = 0.0
 
     def signal(self, x: Tensor) -> Tensor:
-        n = x.shape[-1]
-        first = rescale(self.start, self.length, n)[:, None]
-        end = rescale(self.start + self.width, self.length, n)[:, None]
-        steps = torch.arange(n)[None]
-        masked = ((steps >= first) & (steps < end)).to(x.device, non_blocking=True)  # [B, n]
-        return x.masked_fill(masked.view(len(x), *[1] * (x.dim() - 2), n), 0)
+        masked = stretch(self.start, self.width, self.length, x.shape[-1]).to(x.device, non_blocking=True)
+        return x.masked_fill(masked.view(len(x), *[1] * (x.dim() - 2), -1), self.level)
 
     def frames(self, y: Tensor) -> Tensor:
-        return self.signal(y)
+        return replace(self, level=0.0).signal(y)
+
+
+def stretch(start: Tensor, width: Tensor, length: int, new_length: int) -> Tensor:
+    """Say which of `new_length` steps lie in a stretch (int64 [B]) of an axis of `length` steps; [B, new_length]."""
+    first = rescale(start, length, new_length)[:, None]
+    end = rescale(start + width, length, new_length)[:, None]
+    steps = torch.arange(new_length)[None]
+    return (steps >= first) & (steps < end)
 
 
 def draw_frame_shift(n_clips: int, n_frames: int, spread: float, generator: torch.Generator) -> Shift:
@@ -109,3 +116,25 @@ def draw_time_mask(
     width = torch.randint(narrowest, max(int(n_frames * max_share), narrowest + 1), shape, generator=generator)
     start = (torch.rand(shape, generator=generator, dtype=torch.float64) * (n_frames - width + 1)).long()
     return TimeMask(start.expand(n_clips), width.expand(n_clips), n_frames)
+
+
+def draw_spec_stretch(n_clips: int, length: int, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw start and width, int64 [B], of a stretch of less than `longest` steps per clip, on an axis of `length`."""
+    u = torch.rand(2, n_clips, generator=generator, dtype=torch.float64)
+    width = (u[0] * min(longest, length)).long()
+    return (u[1] * (length - width + 1)).long(), width
+
+
+def draw_spec_time_mask(n_clips: int, n_frames: int, longest: int, generator: torch.Generator) -> TimeMask:
+    """Draw SpecAugment's time mask for each clip.
+
+    Args:
+        n_clips: B.
+        n_frames: mel frames of a clip.
+        longest: the width is uniform over 0 ... longest - 1 mel frames.
+        generator: CPU generator.
+
+    Source: Park et al., "SpecAugment: A Simple Data Augmentation Method for Automatic Speech Recognition",
+    Interspeech 2019.
+    """
+    return TimeMask(*draw_spec_stretch(n_clips, n_frames, longest, generator), n_frames, SPEC_LEVEL)

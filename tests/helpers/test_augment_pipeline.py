@@ -26,6 +26,8 @@ from helpers.augment import (
 WAVEFORM: dict[str, Any] = {"dir_p": 1.0, "gain_db": 6, "roll_seconds": 0.125, "wavmix_p": 1.0}
 MEL: dict[str, Any] = {
     "frame_shift_range": 0.125,
+    "freq_mask_bins": 16,
+    "time_mask_frames": 80,
     "mixup_p": 1.0,
     "mixstyle_p": 1.0,
     "freq_mixstyle_p": 1.0,
@@ -138,7 +140,7 @@ def test_pipeline_keeps_the_published_order() -> None:
     waveform = draw_waveform(everything, 4, 32_000, seeded(), responses=RESPONSES)
     assert [type(d).__name__ for d in waveform] == ["DeviceResponse", "Gain", "Shift", "Wavmix"]
     mel = draw_mel(everything, (4, 1, 32, 200), 50, seeded())
-    names = ["Shift", "Mixup", "Mixstyle", "Mixstyle", "TimeMask", "Filter", "FreqWarp"]
+    names = ["Shift", "FreqMask", "TimeMask", "Mixup", "Mixstyle", "Mixstyle", "TimeMask", "Filter", "FreqWarp"]
     assert [type(d).__name__ for d in mel] == names
 
 
@@ -199,6 +201,8 @@ def test_a_single_clip_works() -> None:
         ("gain_db", 1.5),
         ("gain_db", -1),
         ("roll_seconds", -1.0),
+        ("freq_mask_bins", -1),
+        ("time_mask_frames", -1),
     ],
 )
 def test_bad_options_are_refused_by_name(name: str, value: Any) -> None:

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.augment import apply_signal, draw_frame_shift, draw_roll, draw_time_mask
-from helpers.augment.timing import Shift, TimeMask, roll
+from helpers.augment import (
+    apply_signal,
+    draw_frame_shift,
+    draw_freq_mask,
+    draw_roll,
+    draw_spec_time_mask,
+    draw_time_mask,
+)
+from helpers.augment.timing import SPEC_LEVEL, Shift, TimeMask, roll
+from models.mel import FLOOR, LogMel
 
 
 @pytest.fixture
@@ -85,3 +93,31 @@ def test_time_mask_scales_to_other_frame_rates() -> None:
     draw = TimeMask(torch.tensor([50]), torch.tensor([25]), 250)
     masked = (draw.signal(torch.ones(1, 1, 1, 998)) == 0).flatten().nonzero().flatten()
     assert masked.min() == round(50 * 998 / 250) and masked.max() == round(75 * 998 / 250) - 1
+
+
+def test_spec_augment_masks_a_range_of_bins_and_a_stretch_of_each_clip(generator: torch.Generator) -> None:
+    mel, labels = torch.rand(6, 1, 128, 1000) - 2, torch.rand(6, 2, 250) + 0.1
+    bins, time = draw_freq_mask(6, 128, 48, generator), draw_spec_time_mask(6, 1000, 400, generator)
+    expected = mel.clone()
+    for i in range(6):
+        expected[i, :, int(bins.first[i]) : int(bins.first[i] + bins.width[i])] = 0.9
+        expected[i, ..., int(time.start[i]) : int(time.start[i] + time.width[i])] = 0.9
+    assert torch.equal(apply_signal(mel, [bins, time]), expected)
+    assert len(set(bins.first.tolist())) > 1 and len(set(time.start.tolist())) > 1
+    assert torch.equal(bins.frames(labels), labels)
+    cleared = time.frames(labels) == 0
+    assert torch.equal(cleared.sum(-1)[:, 0], torch.round((time.start + time.width) / 4) - torch.round(time.start / 4))
+    assert apply_signal(torch.rand(6, 1, 64, 99), [bins, time]).shape == (6, 1, 64, 99)  # of a teacher
+
+
+def test_spec_augment_covers_its_range(generator: torch.Generator) -> None:
+    draw = draw_freq_mask(50_000, 128, 10, generator)
+    assert set(draw.width.tolist()) == set(range(10))
+    assert draw.first.min() == 0 and (draw.first + draw.width).max() == 128
+    assert (draw_freq_mask(100, 8, 99, generator).width <= 8).all()  # fewer bins than the longest mask
+
+
+def test_spec_augment_fills_with_a_logarithm_of_zero() -> None:
+    """The published masks come before the normalisation."""
+    silence = LogMel()(torch.zeros(1, 1600))
+    torch.testing.assert_close(silence, torch.full_like(silence, SPEC_LEVEL + np.log(FLOOR) / 5))

@@ -78,3 +78,8 @@ def test_scripts_refuse(tmp_path: Path, tiny_dir: Path, capsys: pytest.CaptureFi
         assert stop.value.code == 2 and words in lines[-1], lines
     assert not (tmp_path / "out").exists() and not list((tmp_path / "runs").glob("*/metrics.json"))
     inference.main([*here, f"--checkpoint={detector}", "--model_name=fmn04"])
+
+
+def test_an_unknown_teacher_is_refused_by_its_option() -> None:
+    with pytest.raises(UserError, match=r"--teacher_model_name 'BEAT'.*did you mean BEATs"):
+        build_teacher("BEAT", head="strong_head", pretrained="strong")

@@ -108,6 +108,11 @@ def test_an_untrained_teacher_is_refused(tiny_dir: Path, tmp_path: Path, capsys:
         (["--strong_supervised_loss_weight=0", "--online_distillation_loss_weight=0"], "nothing to train"),
         (["--online_distillation_strong_ratio=2"], "between 0 and 1"),
         (["--as_weak_sampling_strategy=even"], "uniform, count"),
+        (["--online_distillation_loss_weight=0", "--teacher_pretrained=weak"], "--teacher_pretrained is weak: nothing"),
+        (["--online_distillation_loss_weight=0", "--teacher_model_name=nope"], "--teacher_model_name is nope: nothing"),
+        (["--online_distillation_loss_weight=0", "--teacher_temperature=2"], "there is no teacher"),
+        ([f"--teacher_pseudo_labels={__file__}", f"--teacher_checkpoint={__file__}"], "in place of a network"),
+        (["--teacher_pretrained=weak", f"--teacher_checkpoint={__file__}"], "names other weights"),
     ],
 )
 def test_contradicting_options_are_refused(argv: list[str], words: str) -> None:

@@ -66,9 +66,21 @@ def test_trains_with_each_teacher_and_starts_the_strong_stage(tiny_dir: Path, tm
         (["--teacher_predictions=FILE"], "belong together"),
         (["--weight_decay=0.1"], "--adamw"),
         (["--mixup_alpha=0"], "at least"),
+        (["--teacher_model_name=BEATs"], "--teacher_model_name is BEATs: no teacher network is named"),
+        (["--teacher_seq_model_dim=128"], "no teacher network is named"),
+        (["--teacher_temperature=2"], "--distillation_loss_weight is 0"),
+        (["--teacher_checkpoint=FILE", "--teacher_pretrained=weak"], "names other weights"),
     ],
 )
 def test_contradicting_options_are_refused(argv: list[str], words: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=words):
         config.parse(config.WeakOptions, [word.replace("FILE", str(tmp_path / "file")) for word in argv])
+
+
+@pytest.mark.parametrize("cls", [config.WeakOptions, config.OnlineOptions])
+@pytest.mark.parametrize("other", ["--evaluate", "--resume"])
+def test_a_teacher_is_no_matter_where_no_training_starts(cls: type, other: str, tmp_path: Path) -> None:
+    """An evaluation has none; a resumed run has its weight, and may be told where the teacher's file lies now."""
+    (tmp_path / "file").touch()
+    config.parse(cls, [other, f"--teacher_checkpoint={tmp_path / 'file'}"])
