@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.prepare()
     if options.resume is not None:
         options = run_folder.resumed_options(options, argv)
+    run.check_machine(options)
     data_dir = config.data_dir(options.data_dir)
     (evaluate if options.evaluate else train)(options, data_dir)
 

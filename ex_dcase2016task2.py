@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.prepare()
     if options.resume is not None:
         options = run_folder.resumed_options(options, argv)
+    run.check_machine(options)
     (evaluate if options.evaluate else train)(options, task_path(options.task_path))
 
 

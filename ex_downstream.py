@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.prepare()
     if options.resume is not None:
         options = cross_validation.resumed_options(options, argv)
+    run.check_machine(options)
     if options.evaluate:
         evaluate(options)
     elif len(options.folds) > 1:

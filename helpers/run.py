@@ -43,7 +43,7 @@ from helpers.run_folder import (
 )
 from helpers.sync_batchnorm import synchronise
 from helpers.teacher import Teacher
-from helpers.trackers import make_loggers
+from helpers.trackers import make_loggers, require_packages
 from helpers.validation_views import ShowValidation
 from models.checkpoints import read_checkpoint
 from models.sed_model import SEDModel, create_model
@@ -64,6 +64,14 @@ def prepare() -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if global_rank() == 0 else logging.ERROR)
     torch.set_float32_matmul_precision("high")
+
+
+def check_machine(options: Any) -> None:
+    """Raise UserError where this machine has not what the options ask for; call it before any work starts."""
+    device = accelerator(options)
+    precision(options, device)
+    strategy(options, device)
+    require_packages(options)
 
 
 # ---- trainer --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
@@ -90,6 +91,7 @@ def make_loggers(options: config.RunOptions, folder: Path) -> list[Logger]:
 
     Raises UserError where a package is missing.
     """
+    require_packages(options)
     project = getattr(options, "wandb_project", WANDB_PROJECT)
     made = [_LOGGERS[options.logger](options, folder, project), _RECORDERS[options.recorder](options, folder)]
     loggers: list[Logger] = [Unfailing(logger) for logger in made if logger is not None]
@@ -112,16 +114,17 @@ def _wandb(options: config.RunOptions, folder: Path, project: str) -> Logger:
     return WandbLogger(name=options.experiment_name, project=project, save_dir=folder, mode=mode)
 
 
-def _tensorboard(options: config.RunOptions, folder: Path, project: str) -> Logger:
-    try:
-        return TensorBoardLogger(folder, name="tensorboard")
-    except ModuleNotFoundError as error:
-        raise UserError("--logger tensorboard needs a package: pip install tensorboard") from error
+def require_packages(options: config.RunOptions) -> None:
+    """Raise UserError where `--logger` or `--recorder` needs a package that is not installed."""
+    for option, name in (("logger", options.logger), ("recorder", options.recorder)):
+        if name in _PACKAGES and importlib.util.find_spec(name) is None:
+            raise UserError(f"--{option} {name} needs a package: pip install {name}")
 
 
+_PACKAGES = ("tensorboard", "sacred")  # that are optional
 _LOGGERS: dict[str, Callable[[config.RunOptions, Path, str], Logger | None]] = {
     "wandb": _wandb,
-    "tensorboard": _tensorboard,
+    "tensorboard": lambda options, folder, project: TensorBoardLogger(folder, name="tensorboard"),
     "csv": lambda options, folder, project: CSVLogger(folder, name="csv"),
     "none": lambda options, folder, project: None,
 }
@@ -139,17 +142,13 @@ class SacredLogger(Logger):
     SACRED_MONGO_URL names one, in a database.
 
     Sacred wants to call what it records. So its experiment is a thread that waits until the Trainer is done.
-
-    Raises UserError where Sacred is missing.
     """
 
     def __init__(self, options: config.RunOptions, folder: Path) -> None:
         super().__init__()
-        try:
-            from sacred import Experiment
-            from sacred.observers import FileStorageObserver, MongoObserver
-        except ModuleNotFoundError as error:
-            raise UserError("--recorder sacred needs a package: pip install sacred") from error
+        from sacred import Experiment
+        from sacred.observers import FileStorageObserver, MongoObserver
+
         url = os.environ.get(MONGO_VARIABLE)
         self._experiment = Experiment(options.experiment_name, base_dir=str(Path(__file__).resolve().parents[1]))
         self._experiment.observers.append(MongoObserver(url=url) if url else FileStorageObserver(folder / "sacred"))

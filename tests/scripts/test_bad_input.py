@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import ex_audioset_strong
+import ex_audioset_strong_online_distillation as online
+import ex_audioset_weak
+import ex_dcase2016task2
+import ex_downstream
 
 
 def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -153,3 +160,25 @@ def test_a_file_that_may_not_be_read(
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     line = refused([f"--data_dir={data_copy}", "--pretrained=scratch"], capsys)
     assert str(forbidden) in line and "no permission" in line
+
+
+@pytest.mark.parametrize("script", [ex_audioset_strong, ex_audioset_weak, online, ex_downstream, ex_dcase2016task2])
+def test_what_the_machine_lacks_is_refused_before_any_work(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before data is looked for, which is not there, and before the run has a folder, whose name would be taken."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "sacred", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    clips = ["--task=esc50", "--fold=1", "--data_dir=none"] if script is ex_downstream else []
+    for argument, words in (
+        ("--accelerator=cuda", "--accelerator is cuda"),
+        ("--precision=16-mixed", "--precision is 16-mixed"),
+        ("--strategy=fsdp", "--strategy is fsdp"),
+        ("--recorder=sacred", "pip install sacred"),
+        ("--logger=tensorboard", "pip install tensorboard"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            script.main([*clips, "--accelerator=cpu", "--logger=none", argument])
+        assert stop.value.code == 2 and words in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
