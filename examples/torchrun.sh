@@ -16,7 +16,9 @@ else
     MEET=(--standalone)
 fi
 RESUME=()
-if compgen -G "$OUT/$NAME/*.ckpt" > /dev/null; then RESUME=(--resume="$OUT/$NAME"); fi
+for folder in "$NAME" "$NAME-[0-9]*"; do  # a run that broke off before its first checkpoint leaves its name taken
+    if compgen -G "$OUT/$folder/*.ckpt" > /dev/null; then RESUME=(--resume); fi
+done
 
 exec torchrun "${MEET[@]}" --nproc_per_node="$GPUS" ex_audioset_strong.py \
     --data_dir="$DATA" --output_dir="$OUT" --experiment_name="$NAME" "${RESUME[@]}" \
