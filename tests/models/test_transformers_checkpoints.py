@@ -7,40 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from errors import UserError
 from models import checkpoints, create_model
 from models.sed_model import SEDModel
 from tests.golden_recipe import filled_state
-from tests.models.tiny_transformers import NAMES, make_tiny
+from tests.models.tiny_transformers import ABSENT, CONSTANTS, NAMES, RELEASED, State, make_tiny, released
 
-State = dict[str, Tensor]
-# our name of a key -> the one in the released file; entries of front ends that released files lack
-RELEASED = {
-    "BEATs": (r"^model\.beats\.", "model.model."),
-    "ATST-F": (r"^$", ""),
-    "fpasst": (r"^model\.fpasst\.", "model."),
-    "M2D": (r"^model\.m2d\.", "model."),
-    "ASIT": (r"^model\.asit\.", "model."),
-}
-ABSENT = "atst_mel.mel_transform"
-CONSTANTS = ("norm_stats", "to_spec", "mel_transform")
 HEADS = ("strong_head.", "weak_head.")
 
 
 @pytest.fixture(autouse=True)
 def _tiny_models(monkeypatch) -> None:
     make_tiny(monkeypatch)
-
-
-def released(name: str, **options: int) -> tuple[State, State]:
-    """Weights of a detector by the fill recipe: under our names, and as a released file has them."""
-    own = filled_state(create_model(name, **options).state_dict(), CONSTANTS)  # type: ignore[arg-type]
-    pattern, replacement = RELEASED[name]
-    file = {re.sub(pattern, replacement, key): value for key, value in own.items() if ABSENT not in key}
-    assert not any(re.match(pattern, key) for key in file)
-    return own, file
 
 
 def save(state: State, folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import math
 from collections.abc import Iterator
@@ -23,20 +22,11 @@ from helpers.lit_dcase import DcaseModule, logit_threshold
 from helpers.onset_scores import score_events
 from models import create_model, load_model
 from models.registry import Backbone
+from tests.models.tiny_transformers import serve_released
 
-TESTS = Path(__file__).parents[1]
 LOW = 0.02
 SHORT = ["--num_workers=0", "--logger=none", "--accelerator=cpu", "--checkpoint_minutes=0"]
 SMALL = ["--model_name=fmn04", "--pretrained=scratch", "--batch_size=2", "--max_lr=3e-3", "--schedule_mode=exp", *SHORT]
-
-
-def load(path: Path):
-    """A module of the test folder."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -137,20 +127,18 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_command_lines_run(name: str, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As published, but for paths, one epoch, narrow networks, and filled weights under the released names."""
-    load(TESTS / "models" / "tiny_transformers.py").make_tiny(monkeypatch)
-    fill = load(TESTS / "golden_recipe.py").fill
+    """As published, but for paths, one epoch, and narrow networks with filled weights in files as released."""
+    serve_released(monkeypatch, tmp_path, name)
     argv = [f"--task_path={task}", *PUBLISHED[name].split()]
     assert config.parse(DcaseOptions, argv).n_epochs == (500 if name == "BEATs" else 300)
-    released = fill(create_model(name)).state_dict()
-    torch.save({f"net.{key}": value for key, value in released.items()}, tmp_path / "released.pt")
-    here = [f"--checkpoint={tmp_path / 'released.pt'}", f"--output_dir={tmp_path}", *SHORT, "--n_epochs=1"]
+    here = [f"--output_dir={tmp_path}", *SHORT, "--n_epochs=1"]
     ex_dcase2016task2.main([*argv, *here, "--batch_size=4", "--precision=32"])
 
+    start = create_model(name, pretrained="strong").state_dict()
     tuned = torch.load(tmp_path / "DCASE2016Task2" / "last.ckpt", weights_only=True)["state_dict"]
     moved = {
         key
-        for key, value in released.items()
+        for key, value in start.items()
         if not key.startswith(("strong_head", "weak_head")) and not torch.equal(value, tuned[f"model.{key}"])
     }
     assert moved == set() if name == "BEATs" else len(moved) > 10
