@@ -95,6 +95,7 @@ def main() -> None:
         options += [f"--model_name={args.model}", f"--checkpoint={folder / 'weights.pt'}"]
         sizes = [(f"{hours:g} h", write_long, hours) for hours in args.hours]
         sizes += [(f"{n} files", write_short, n) for n in args.files]  # type: ignore[misc]
+        peak(write_short(folder / "first", 1), options)  # may export the model
         for i, (name, write, size) in enumerate(sizes):
             results[name] = peak(write(folder / f"{i}.wav", size), options)
             print(f"{name:>12}: {results[name]['peak_mb']} MB, {results[name]['seconds']} s", flush=True)
