@@ -78,6 +78,8 @@ class DownstreamOptions(
             refuse("fold", self.fold, "to evaluate, name the one fold that the checkpoint was not trained on")
         if self.evaluate and self.checkpoint is None:
             raise UserError("--evaluate needs the --checkpoint of a training on this task")
+        if max(self.mixstyle_p, self.freq_mixstyle_p) > 0 and "mixup_p" not in self.given:
+            self.mixup_p = 0.0  # as published: one or the other
         for name, value in {"clip_seconds": self.row.seconds, **self.row.defaults}.items():
             if getattr(self, name) is None:
                 setattr(self, name, value)

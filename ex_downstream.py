@@ -93,8 +93,12 @@ def evaluate(options: DownstreamOptions) -> None:
 
     data = read_data(options)
     assert options.checkpoint is not None
-    if read_checkpoint(options.checkpoint)[1].get("weak_labels") != list(data.classes):
+    metadata = read_checkpoint(options.checkpoint)[1]
+    if metadata.get("weak_labels") != list(data.classes):
         raise UserError(f"--checkpoint {options.checkpoint} was not trained on these {len(data.classes)} classes")
+    fold = metadata.get("options", {}).get("fold", options.fold)
+    if options.row.folds > 1 and fold != options.fold:
+        config.refuse("fold", options.fold, f"--checkpoint {options.checkpoint} was trained on it; it left out {fold}")
     dataset, loader = clip_run.eval_batches(options, data.test or data.validation)
     model = run.build_model(options, n_classes_weak=len(data.classes))
     module = ClipModule(model, options, options.row, data.classes, dataset.groups)

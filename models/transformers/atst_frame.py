@@ -159,5 +159,8 @@ class AtstFrameBackbone(TransformerBackbone):
 def atst_frame(
     depth: int = N_LAYERS, dim: int = WIDTH, n_heads: int = N_HEADS, batch_top_db: bool = False
 ) -> AtstFrameBackbone:
-    """ATST-F, 85.4 million parameters; `batch_top_db` gives the published coupling of clips in a batch."""
+    """ATST-F, 85.4 million parameters; `batch_top_db` gives the published coupling of clips in a batch.
+
+    On a detector that is there: `model.model.atst_mel.batch_top_db = True`.
+    """
     return AtstFrameBackbone(depth, dim, n_heads, batch_top_db)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from models import create_model
 from models.mel import kaldi_mel_bank
 from models.transformers.atst_frame import AtstMel, htk_mel_bank
 from models.transformers.kaldi import KaldiFbank, hanning_window, povey_window
 from models.transformers.m2d import M2DMel, fourier_kernels, slaney_mel_bank
 from tests.golden_recipe import wave
-from tests.models.tiny_transformers import NAMES, tiny
+from tests.models.tiny_transformers import NAMES, make_tiny, tiny
 
 
 def spans(filter_: torch.Tensor) -> tuple[int, int]:
@@ -176,6 +177,14 @@ def test_published_coupling_of_a_batch() -> None:
     joint, own = AtstMel(batch_top_db=True)(clips)[1], AtstMel()(clips)[1]
     assert [float(joint.mean()), float(own.mean())] == pytest.approx([-0.172697, -0.172717], abs=1e-6)
     assert float((joint - own).abs().max()) == pytest.approx(0.0837, abs=1e-4)
+
+
+def test_published_coupling_can_be_switched_on_in_a_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tiny(monkeypatch)
+    clips = wave(2) * torch.tensor([[1.0], [1e-4]])
+    model = create_model("ATST-F")
+    model.model.atst_mel.batch_top_db = True
+    torch.testing.assert_close(model.mel_forward(clips), AtstMel(batch_top_db=True)(clips))
 
 
 @pytest.mark.parametrize("name", NAMES)

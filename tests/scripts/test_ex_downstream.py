@@ -44,7 +44,9 @@ def run(task: str, folder: Path, *argv: str) -> dict[str, Any]:
     ("task", "figure", "at_least"),  # by chance: accuracy 0.1, area 0.5
     [("esc50", "accuracy", 0.7), ("tau2020", "accuracy", 0.7), ("fsd50k", "auroc", 0.6), ("openmic", "auroc", 0.65)],
 )
-def test_each_loss_learns(clipwise_dir: Folder, task: str, figure: str, at_least: float) -> None:
+def test_each_loss_learns(
+    clipwise_dir: Folder, task: str, figure: str, at_least: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     fold = ["--fold=2"] if task == "esc50" else []
     figures = run(task, clipwise_dir(task), *MODEL, *SHORT, *fold, "--n_epochs=3", "--mixup_p=0.5", "--wavmix_p=0.3")
     assert figures[figure] >= at_least
@@ -55,6 +57,10 @@ def test_each_loss_learns(clipwise_dir: Folder, task: str, figure: str, at_least
     assert f"{TASKS[task].title}" in Path("runs/downstream/MODEL_CARD.md").read_text()
 
     evaluated = ["--evaluate", "--checkpoint=runs/downstream/last.ckpt", "--clip_seconds=2", "--experiment_name=again"]
+    if task == "esc50":  # another fold, which it has learnt
+        with pytest.raises(SystemExit):
+            ex_downstream.main([f"--task={task}", f"--data_dir={clipwise_dir(task)}", *COMMON, *evaluated, "--fold=3"])
+        assert "--fold is 3: --checkpoint runs/downstream/last.ckpt was trained on it" in capsys.readouterr().err
     if task != "fsd50k":  # its test clips are scored by the best checkpoint
         ex_downstream.main([f"--task={task}", f"--data_dir={clipwise_dir(task)}", *COMMON, *fold, *evaluated])
         again = json.loads(Path("runs/again/metrics.json").read_text())
@@ -150,6 +156,13 @@ def test_published_defaults(task: str, batch_size: int, max_lr: float, seconds: 
     assert len(options.folds) == (5 if task == "esc50" else 1)
     given = config.parse(DownstreamOptions, [f"--task={task}", "--data_dir=DIR", "--max_lr=1e-3", "--batch_size=2"])
     assert (given.batch_size, given.max_lr) == (2, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "mixup_p"), [([], 1.0), (["--mixstyle_p=0.4"], 0.0), (["--mixstyle_p=0.4", "--mixup_p=0.5"], 0.5)]
+)
+def test_mixstyle_comes_in_place_of_mixup(argv: list[str], mixup_p: float) -> None:
+    assert config.parse(DownstreamOptions, ["--task=tau2020", "--data_dir=DIR", *argv]).mixup_p == mixup_p
 
 
 @pytest.mark.parametrize(
