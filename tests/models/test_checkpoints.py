@@ -149,6 +149,13 @@ def test_cards_and_registry_agree() -> None:
         assert find_card(card.backbone, stage, card.seq_model_type, card.seq_model_dim or 256) == card
 
 
+def test_licences_that_are_certain_are_named() -> None:
+    """Those of the networks that the transformers' weights come from; M2D's forbids more than the others."""
+    for backbone, licence in {"BEATs": "MIT", "fpasst": "Apache-2.0", "M2D": "NTT"}.items():
+        assert all(licence in card.licence for card in cards().values() if card.backbone == backbone)
+    assert all("repository" in card.licence for card in cards().values())
+
+
 def test_everything_is_listed_with_cost_and_result() -> None:
     by_name = {info.name: info for info in list_models()}
     assert {*backbone_names(), *cards()} <= by_name.keys() and len(by_name) == len(list_models())
