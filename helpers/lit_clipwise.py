@@ -51,8 +51,10 @@ class ClipModule(SEDModule):
             return
         batch = {name: value[readable] for name, value in batch.items() if isinstance(value, Tensor)}
         logits = self.model(self.model.mel_forward(batch["audio"]))[1].float()
-        n_terms = int(batch["known"].sum()) if "known" in batch else len(readable)  # that the loss is a mean of
-        self.log("val/loss", self.loss(logits, loss_targets(batch)), batch_size=max(1, n_terms), sync_dist=True)
+        n_terms = float(batch["known"].sum() if "known" in batch else len(readable))  # that the loss is a mean of
+        # no whole number: Lightning rounds the mean of those over processes down
+        how: dict[str, Any] = {"batch_size": max(1.0, n_terms), "sync_dist": True}
+        self.log("val/loss", self.loss(logits, loss_targets(batch)), **how)
         self.scores.update(logits, batch["weak"], **{name: batch[name] for name in ("known", "group") if name in batch})
 
     def on_validation_epoch_end(self) -> None:

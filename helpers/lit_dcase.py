@@ -66,7 +66,8 @@ class DcaseModule(SEDModule):
         if not readable:
             return
         logits = self.model(self.model.mel_forward(batch["audio"][readable]))[0].float()
-        how: dict[str, Any] = {"batch_size": len(readable), "sync_dist": True}
+        n_pieces = float(len(readable))  # Lightning rounds the mean of whole numbers over processes down
+        how: dict[str, Any] = {"batch_size": n_pieces, "sync_dist": True}
         self.log(f"{stage}/loss", losses.bce(logits, batch["target"][readable].float()), **how)
         places = zip(batch["file"][readable].tolist(), batch["first_frame"][readable].tolist(), strict=True)
         self._pieces.update(zip(places, logits.cpu().numpy(), strict=True))

@@ -219,7 +219,8 @@ class SEDModule(pl.LightningModule):
         if not readable:
             return
         strong, weak = self.model(self.model.mel_forward(batch["audio"][readable]))
-        how: dict[str, Any] = {"batch_size": len(readable), "sync_dist": True, "add_dataloader_idx": False}
+        n_clips = float(len(readable))  # Lightning rounds the mean of whole numbers over processes down
+        how: dict[str, Any] = {"batch_size": n_clips, "sync_dist": True, "add_dataloader_idx": False}
         if "strong" in batch:
             target = batch["strong"][readable].float()
             self.log("val/loss", losses.bce(strong.float(), target), **how)

@@ -34,11 +34,11 @@ PLAIN = [
 ]
 
 
-def run(*words: str, launcher: tuple[str, ...] = ()) -> None:
-    """Run the script, by itself or under a launcher; a free port for every pair of processes."""
+def run(*words: str, launcher: tuple[str, ...] = (), script: str = "ex_audioset_strong.py") -> None:
+    """Run a script, by itself or under a launcher; a free port for every pair of processes."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
     environment |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(ROOT / "ex_audioset_strong.py"), *words]
+    command = [sys.executable, *launcher, str(ROOT / script), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -74,6 +74,18 @@ def test_two_processes_equal_one(synthetic_dir: Path, tmp_path: Path) -> None:
     assert together["val/loss"] == pytest.approx(alone["val/loss"], abs=1e-6)
     for name in ("val/psds1", "val/psds1_macro_averaged", "val/pauroc"):
         assert together[name] == pytest.approx(alone[name], abs=1e-6)
+
+
+def test_two_processes_score_tags_as_one(tiny_dir: Path, tmp_path: Path) -> None:
+    """Three clips, so that one of the processes has a clip more than the other."""
+    here = [f"--data_dir={tiny_dir}", f"--output_dir={tmp_path}", "--model_name=fmn04", "--pretrained=scratch"]
+    here += ["--evaluate", "--batch_size=1", "--num_workers=0", "--logger=none", "--accelerator=cpu"]
+    run(*here, "--experiment_name=one", script="ex_audioset_weak.py")
+    run(*here, "--experiment_name=two", "--num_devices=2", script="ex_audioset_weak.py")
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    for name in ("val/mAP", "val/auroc", "val/d_prime", "val/weak_loss", "ap_per_class"):
+        assert two[name] == pytest.approx(one[name], abs=1e-6)
+    assert 0 < one["val/mAP"] < 1
 
 
 def test_strategies_are_refused_where_they_cannot_work() -> None:
