@@ -7,8 +7,11 @@ import functools
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +19,8 @@ import torch
 import yaml
 
 import ex_audioset_strong
+import ex_audioset_strong_online_distillation as online
+import ex_audioset_weak
 from helpers.lit_module import SEDModule
 from models import create_model
 
@@ -136,3 +141,44 @@ def test_overwriting_leaves_nothing_to_resume_by_mistake(run: Run, training: lis
     (folder / "step_00000099.ckpt").write_bytes(b"of another run")
     run("again", *training, "--n_epochs=1", "--overwrite")
     assert sorted(path.name for path in folder.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+
+
+KILL = """
+import importlib, os, signal, sys
+from helpers.lit_module import SEDModule
+
+step = SEDModule.training_step
+
+def killed(self, batch, batch_idx):
+    if (self.current_epoch, batch_idx) == (1, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, batch_idx)
+
+SEDModule.training_step = killed
+importlib.import_module(sys.argv[1]).main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "loss"),
+    [
+        (ex_audioset_weak, ["--ramp_down_start=0", "--wavmix_p=0.5", "--freq_mask_bins=16"]),
+        (online, ["--online_distillation_loss_weight=0", "--weak_supervised_loss_weight=0.5", "--warmup_steps=2"]),
+    ],
+)
+def test_killed_with_weak_clips(script: ModuleType, loss: list[str], tiny_dir: Path, tmp_path: Path) -> None:
+    """SIGKILL within the second epoch, then --resume alone: the same figures and weights as without."""
+    place = [f"--data_dir={tiny_dir}", f"--output_dir={tmp_path}", "--num_workers=0", "--logger=none"]
+    cpu = ["--accelerator=cpu", "--checkpoint_minutes=1e-6", "--epoch_len=6"]
+    steps = [*new_training(tmp_path), "--check_val_every_n_epoch=2"]
+    script.main([*place, *cpu, *steps, *loss, "--experiment_name=whole"])
+    command = [sys.executable, "-c", KILL, script.__name__, *place, *cpu, *steps, *loss, "--experiment_name=killed"]
+    root = Path(ex_audioset_strong.__file__).parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "killed" / "step_00000004.ckpt").is_file()
+    script.main([*place, "--experiment_name=killed", "--resume"])
+    first, second = (tmp_path / "whole", tmp_path / "killed")
+    assert history(first) == history(second) and len(history(first)) == 2
+    weights = [torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in (first, second)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
