@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.prepare()
     if options.resume is not None:
         options = run_folder.resumed_options(options, argv)
+    run.check_machine(options)
     if options.audio is None:
         raise UserError("--audio is missing: the run that is to go on does not name it")
     data = read_own_data(options.audio, options.events, options.group_column)

@@ -18,6 +18,7 @@ import ex_audioset_strong_online_distillation as online
 import ex_audioset_weak
 import ex_dcase2016task2
 import ex_downstream
+import ex_finetune
 
 
 def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -162,7 +163,9 @@ def test_a_file_that_may_not_be_read(
     assert str(forbidden) in line and "no permission" in line
 
 
-@pytest.mark.parametrize("script", [ex_audioset_strong, ex_audioset_weak, online, ex_downstream, ex_dcase2016task2])
+@pytest.mark.parametrize(
+    "script", [ex_audioset_strong, ex_audioset_weak, online, ex_downstream, ex_dcase2016task2, ex_finetune]
+)
 def test_what_the_machine_lacks_is_refused_before_any_work(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,7 +173,10 @@ def test_what_the_machine_lacks_is_refused_before_any_work(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "sacred", None)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    clips = ["--task=esc50", "--fold=1", "--data_dir=none"] if script is ex_downstream else []
+    clips = {
+        ex_downstream: ["--task=esc50", "--fold=1", "--data_dir=none"],
+        ex_finetune: [f"--audio={Path(__file__).parent}"],
+    }
     for argument, words in (
         ("--accelerator=cuda", "--accelerator is cuda"),
         ("--precision=16-mixed", "--precision is 16-mixed"),
@@ -179,6 +185,6 @@ def test_what_the_machine_lacks_is_refused_before_any_work(
         ("--logger=tensorboard", "pip install tensorboard"),
     ):
         with pytest.raises(SystemExit) as stop:
-            script.main([*clips, "--accelerator=cpu", "--logger=none", argument])
+            script.main([*clips.get(script, []), "--accelerator=cpu", "--logger=none", argument])
         assert stop.value.code == 2 and words in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
