@@ -32,7 +32,7 @@ $(DEV): requirements-dev.txt requirements-web.txt $(RUN)
 	touch $(DEV)
 
 test: $(DEV)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(DEV)
 	$(BIN)/ruff check .
