@@ -16,7 +16,7 @@ help:
 	@echo "make web     install, serve a local page to try a model on (OPTIONS=\"--checkpoint best.ckpt\")"
 	@echo "make test    install, run all tests"
 	@echo "make lint    ruff, format check, mypy"
-	@echo "make bench   run all benchmarks"
+	@echo "make bench   run all benchmarks (over two hours, most of it trainings)"
 
 setup: $(RUN)
 
@@ -43,7 +43,7 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEV)
+bench: $(DEV) $(DEMO)/trained/best.ckpt
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 demo: $(RUN)
@@ -55,6 +55,9 @@ $(WEB): requirements-web.txt $(RUN)
 
 web: $(WEB)
 	$(BIN)/python web.py $(OPTIONS)
+
+$(DEMO)/trained/best.ckpt:
+	$(MAKE) demo
 
 clean:
 	rm -rf $(VENV) $(DEMO)
