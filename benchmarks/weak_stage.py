@@ -1,6 +1,6 @@
 """What the weak stage is worth: mAP of a tagger from scratch, and the strong stage from it against from scratch.
 
-On the synthetic set; both strong runs have equal steps, options and seeds. The last line is one JSON object.
+On the synthetic set; both strong runs of a seed have equal steps and options. The last line is one JSON object.
 Run: python benchmarks/weak_stage.py --out runs/weak_stage [--quick]
 """
 
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny: only shows that the script works")
     parser.add_argument("--weak_epochs", type=int, default=12)
     parser.add_argument("--strong_epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the strong stage")
     args = parser.parse_args()
     train, evaluation, weak_epochs, strong_epochs = 480, 96, args.weak_epochs, args.strong_epochs
     if args.quick:
@@ -55,11 +56,13 @@ def main() -> None:
     call("ex_audioset_weak.py", *here, *WEAK, *ramp, *lengths, "--experiment_name=weak")
     minutes = (time.monotonic() - started) / 60
     starts = {"scratch": "--pretrained=scratch", "weak": f"--checkpoint={out / 'weak' / 'last.ckpt'}"}
-    strong = {}
-    for name, start in starts.items():
-        length = f"--n_epochs={strong_epochs}"
-        call("ex_audioset_strong.py", *here, *STRONG, start, length, f"--experiment_name=strong_from_{name}")
-        strong[f"psds1_from_{name}"] = round(figure(out / f"strong_from_{name}", FIGURE), 4)
+    strong: dict[str, list[float]] = {f"psds1_from_{name}": [] for name in starts}
+    for seed in args.seeds[:1] if args.quick else args.seeds:
+        for name, start in starts.items():
+            run = f"strong_from_{name}_{seed}"
+            length = [f"--n_epochs={strong_epochs}", f"--seed={seed}"]
+            call("ex_audioset_strong.py", *here, *STRONG, start, *length, f"--experiment_name={run}")
+            strong[f"psds1_from_{name}"].append(round(figure(out / run, FIGURE), 4))
     result = {"mAP": round(figure(out / "weak", "val/mAP"), 4), "weak_minutes": round(minutes, 1), **strong}
     print(", ".join(f"{key} {value}" for key, value in result.items()))
     print(json.dumps({"benchmark": "weak_stage", "quick": args.quick, **machine(), **result}))
