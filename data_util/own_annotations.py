@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ def read_table(path: Path, group_column: str | None = None) -> tuple[list[Row], 
         text = path.read_text(encoding="utf-8-sig")
     header = text.split("\n", 1)[0]
     separator = max("\t;,", key=header.count)
+    text = _without_blanks_after_quotes(text, separator)
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     found = [name.strip() for name in table.fieldnames or ()]
     table.fieldnames = found
@@ -85,7 +87,7 @@ def read_table(path: Path, group_column: str | None = None) -> tuple[list[Row], 
     try:
         for record in table:
             where = f"{path}, line {table.line_num}"
-            _refuse_surplus(record, where)
+            _refuse_surplus(record, where, TABLE_SURPLUS)
             if any(value for value in record.values()):
                 rows.append(_table_row(record, column, group_column, where, decimal_comma=separator == ";"))
     except csv.Error as error:
@@ -93,6 +95,15 @@ def read_table(path: Path, group_column: str | None = None) -> tuple[list[Row], 
     if not rows:
         raise UserError(f"{path} holds no annotations below its header")
     return rows, notes
+
+
+def _without_blanks_after_quotes(text: str, separator: str) -> str:
+    """The text, in which nothing stands between a quoted cell and the separator or line end, as strict reading wants.
+
+    Only within one line: a stray quote must not find its partner in a later one.
+    """
+    blank = " \t".replace(separator, "")
+    return re.sub(rf'((?:^|{separator}) *"(?:[^"\n]|"")*")[{blank}]+(?={separator}|$)', r"\1", text, flags=re.M)
 
 
 def _columns(path: Path, found: Sequence[str]) -> dict[str, str]:
@@ -146,14 +157,15 @@ def _event(onset: str, offset: str, label: str, where: str, decimal_comma: bool 
     return times[0], times[1], label
 
 
-def _refuse_surplus(record: dict[str, Any], where: str) -> None:
+TABLE_SURPLUS = "quote cells that hold the separator, and write times with a point in a table with commas"
+RAVEN_SURPLUS = "a tab in an annotation, a remark without a heading, or row names (in R: row.names=FALSE)?"
+
+
+def _refuse_surplus(record: dict[str, Any], where: str, advice: str) -> None:
     """Take cells beyond the last column from a record; UserError unless they are blank: the others would be shifted."""
     surplus = record.pop(None, ())  # type: ignore[call-overload]  # the key that csv.DictReader puts them under
     if any(cell.strip() for cell in surplus):
-        raise UserError(
-            f"{where}: more cells than the header has columns; quote cells that hold the separator, and write times "
-            "with a point in a table with commas"
-        )
+        raise UserError(f"{where}: more cells than the header has columns; {advice}")
 
 
 def _refuse_control(text: str, what: str, where: str) -> None:
@@ -192,11 +204,22 @@ def _audacity_rows(text: str, path: Path, name: str) -> Iterator[Row]:
 
 
 def _raven_rows(text: str, path: Path, name: str) -> Iterator[Row]:
-    """Selections; Raven lists each of them once per view, with equal times, and knows no quotes."""
+    """Selections; Raven lists each of them once per view, with equal times.
+
+    It knows no quotes. Other programs put them around whole cells, and there they are taken off.
+    """
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-    column = _columns(path, ["filename", *(table.fieldnames or ())])
+    table.fieldnames = [_unquoted(name) for name in table.fieldnames or ()]
+    column = _columns(path, ["filename", *table.fieldnames])
     for record in table:
         where = f"{path}, line {table.line_num}"
-        _refuse_surplus(record, where)
-        times = (record.get(column["onset"]) or "", record.get(column["offset"]) or "")
-        yield Row(name, where, *_event(*times, (record.get(column["label"]) or "").strip(), where))
+        _refuse_surplus(record, where, RAVEN_SURPLUS)
+        onset, offset, label = (_unquoted(record.get(column[c]) or "") for c in ("onset", "offset", "label"))
+        yield Row(name, where, *_event(onset, offset, label, where))
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without blanks around it and, where they are a pair, without its outer quotes."""
+    cell = cell.strip()
+    quoted = re.fullmatch(r'"((?:[^"]|"")*)"', cell)
+    return quoted[1].replace('""', '"').strip() if quoted else cell

@@ -48,6 +48,8 @@ GOOD = [
     ("label, offset, onset, path", "dog, 1.0, 0.5, a.wav"),
     ('filename,"onset",offset,label', '"a.wav","0.5","1.0","dog"'),
     ("\ufefffilename,onset,offset,label", "a,0.5,1.0,dog\r"),
+    ('"filename" ,onset,offset,"label"  ', '"a.wav" ,0.5, "1.0"\t,"dog" '),
+    ("filename\tonset\toffset\tlabel\tnote", '"a.wav" \t0.5\t1.0\t"dog"\t"" '),
 ]
 
 
@@ -87,6 +89,8 @@ BAD_LINES = [
     ('a.wav,0,1,"dog\nb.flac,0,1,cat"', "line 4: label 'dog\\nb.flac,0,1,cat' holds a line break"),
     ('"a.wav\nb.flac",0,1,cat', "line 4: file name 'a.wav\\nb.flac' holds a line break"),
     ('a.wav,0,1,"dog\nb.flac,0,1,cat', "line 4: unexpected end of data; a stray quote?"),
+    ('a.wav,0,1,"dog\nb.flac,0,1,cat," \nb.flac,1,2,cat', "line 4: ',' expected after '\"'; a stray quote?"),
+    ('a.wav,0,1,"dog" bark', "line 3: ',' expected after '\"'; a stray quote?"),
     ("a.wav,0,1,do\x07g", "a control character"),
 ]
 
@@ -228,8 +232,21 @@ def test_quotes_mean_nothing_to_raven(audio: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cell", "label"), [('"dog"', "dog"), ('"a ""b"""', 'a "b"'), ('"a" or "b"', '"a" or "b"'), ('"', '"')]
+)
+def test_quotes_around_cells_of_raven_are_taken_off(audio: Path, cell: str, label: str) -> None:
+    quoted = "\t".join(f'"{name}"' for name in RAVEN.strip().split("\t"))
+    for header in (RAVEN.strip(), quoted):
+        (audio / "a.selections.txt").write_text(f'{header}\n"1"\t"0.25"\t0.75\t{cell}\n')
+        assert [r.events for r in read_own_data(audio).recordings] == [((0.25, 0.75, label),)]
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
-    [("1\t0\t1\ta\tb", "line 2: more cells than"), (f"1\t0\t1\t{'x' * 131_073}", "it is no table of text")],
+    [
+        ("1\t0\t1\ta\tb", "line 2: more cells than the header has columns; a tab in an annotation"),
+        (f"1\t0\t1\t{'x' * 131_073}", "it is no table of text"),
+    ],
 )
 def test_bad_lines_of_raven_are_named(audio: Path, line: str, message: str) -> None:
     (audio / "a.selections.txt").write_text(f"{RAVEN}{line}\n")
