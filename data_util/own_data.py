@@ -107,6 +107,11 @@ NOT_LISTED = (
 )
 
 
+def group_of(name: str) -> str:
+    """Group of a recording that no annotation puts into one: its name without its ending and the number of a piece."""
+    return _PIECE.sub("", str(Path(name).with_suffix("")))
+
+
 def _below(file: Path, audio: Path) -> str:
     return file.relative_to(audio).as_posix()
 
@@ -223,7 +228,7 @@ def _assemble(audio: Path, by_file: dict[Path, list[Row]], clip_labels: bool, no
         rows = by_file[file]
         events = _events_of(rows, durations[file], tally)
         name = _below(file, audio)
-        group = _agreed(rows, "group") or _PIECE.sub("", str(Path(name).with_suffix("")))
+        group = _agreed(rows, "group") or group_of(name)
         recordings.append(Recording(name, file, durations[file], events, group, _agreed(rows, "split")))
     if len(tally.beyond) > WRONG_UNIT * tally.total:
         raise UserError(

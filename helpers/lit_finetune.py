@@ -14,7 +14,7 @@ from torch import Tensor
 
 from config_finetune import SCRATCH_MODEL, FinetuneOptions
 from data_util.audio import SAMPLE_RATE
-from data_util.own_data import OwnData, Recording
+from data_util.own_data import OwnData, Recording, group_of
 from data_util.own_splits import SPLITS, balance, balance_table, split_recordings
 from data_util.own_windows import OwnWindows, window_seconds
 from data_util.samplers import BalancedSampler, EpochSampler, ShuffleSampler
@@ -162,23 +162,24 @@ class FinetuneModule(SEDModule):
 def splits_of(data: OwnData, options: FinetuneOptions) -> Splits:
     """Splits of the recordings, as the options ask for.
 
-    A checkpoint that is resumed or evaluated keeps those of its training, where it knows any of the recordings; new
-    ones are then for the test. With `--evaluate --test_share 1` all are. A note counts the test recordings that the
-    network has already learnt.
+    A checkpoint that was fine-tuned and is evaluated, or is resumed and knows any of the recordings, keeps those of
+    its training: new pieces of what it knows go where that is, other new recordings are for the test. With
+    `--evaluate --test_share 1` all are. A note counts the test recordings that the network has already learnt.
     """
     origin = options.resume or options.checkpoint
     known = _splits_in(origin) if origin else {}
+    pieces = _new_pieces(data, known)
     if options.evaluate and options.test_share == 1:
         splits = _grouped(data, {})
-    elif (options.evaluate or options.resume) and any(r.name in known for r in data.recordings):
-        splits = _grouped(data, {r.name: r.split for r in data.recordings if r.split} | known)
+    elif known and (options.evaluate or (options.resume and any(r.name in known for r in data.recordings))):
+        splits = _grouped(data, pieces | {r.name: r.split for r in data.recordings if r.split} | known)
     else:
         splits = split_recordings(data, val_share=options.val_share, test_share=options.test_share, seed=options.seed)
-    learnt = sum(known.get(r.name, "test") != "test" for r in splits["test"])
+    learnt = sum((known | pieces).get(r.name, "test") != "test" for r in splits["test"])
     if learnt:
         data.notes.append(
             f"{learnt} of the {len(splits['test'])} test recordings bear names of those that {origin} was trained or "
-            "tuned on: where they are the same, the figures are too good"
+            "tuned on, or of pieces of them: where they are the same, the figures are too good"
         )
     return splits
 
@@ -186,6 +187,15 @@ def splits_of(data: OwnData, options: FinetuneOptions) -> Splits:
 def _splits_in(checkpoint: Path) -> dict[str, str]:
     """Name -> split of the recordings that a checkpoint was fine-tuned on; empty for others."""
     return read_checkpoint(checkpoint)[1].get("splits", {})
+
+
+def _new_pieces(data: OwnData, known: dict[str, str]) -> dict[str, str]:
+    """Name -> split of unknown recordings in one group with known ones; of several splits the first of `SPLITS`."""
+    groups = {r.name: r.group for r in data.recordings}
+    split_by_group: dict[str, str] = {}
+    for split in reversed(SPLITS):
+        split_by_group |= {groups.get(name) or group_of(name): split for name, s in known.items() if s == split}
+    return {name: split_by_group[g] for name, g in groups.items() if name not in known and g in split_by_group}
 
 
 def _grouped(data: OwnData, chosen: dict[str, str]) -> Splits:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import config
 from config_finetune import FinetuneOptions
+from data_util.own_data import OwnData, Recording, group_of
 from errors import UserError
 from helpers import lit_finetune
-from helpers.lit_finetune import choose_start, pooled
+from helpers.lit_finetune import choose_start, pooled, splits_of
 from models.cards import cards
 
 
@@ -79,3 +82,30 @@ def test_clips_from_frames_equal_the_formula() -> None:
     torch.testing.assert_close(pooled(logits).sigmoid(), expected)
     quiet = pooled(torch.full((1, 1, 10), -100.0, requires_grad=True))
     assert quiet.isfinite().all()
+
+
+KNOWN = {"street_part0.wav": "train", "street_part1.wav": "train", "park.wav": "val", "cafe.wav": "test"}
+NEW = [f"new{i}.wav" for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("names", "argv", "tested", "learnt"),
+    [
+        ([*KNOWN, "street_part2.wav"], (), ["cafe.wav"], 0),  # a piece of what was trained on
+        (["street_part2.wav", "park_0-10.wav", "cafe_part2.wav"], (), ["cafe_part2.wav"], 0),
+        (["cafe.wav", *NEW], (), ["cafe.wav", *NEW], 0),
+        (NEW, (), NEW, 0),
+        (NEW[:1], (), NEW[:1], 0),
+        (["street_part2.wav", "cafe.wav"], ("--test_share=1",), ["street_part2.wav", "cafe.wav"], 1),
+    ],
+)
+def test_evaluated_is_what_the_checkpoint_has_not_learnt(monkeypatch, tmp_path, names, argv, tested, learnt) -> None:
+    monkeypatch.setattr(lit_finetune, "_splits_in", lambda checkpoint: KNOWN)
+    data = OwnData([Recording(n, Path(n), 2.0, ((0.0, 1.0, "dog"),), group_of(n)) for n in names], ("dog",))
+    (tmp_path / "x.ckpt").touch()
+    argv = [f"--audio={tmp_path}", "--evaluate", f"--checkpoint={tmp_path}/x.ckpt", *argv]
+    options = config.parse(FinetuneOptions, argv)
+    splits = splits_of(data, options)
+    assert [r.name for r in splits["test"]] == tested and sum(map(len, splits.values())) == len(names)
+    assert bool(data.notes) == bool(learnt)
+    assert all(note.startswith(f"{learnt} of the {len(tested)} test recordings") for note in data.notes)
