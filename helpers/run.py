@@ -144,7 +144,7 @@ def _callbacks(options: Any, folder: Path, logs: bool) -> list[pl.Callback]:
     if options.save_model:
         best = ModelCheckpoint(folder, BEST.removesuffix(".ckpt"), monitor=options.monitor, mode="max", **_SINGLE)
         last = ModelCheckpoint(folder, LAST.removesuffix(".ckpt"), save_on_train_epoch_end=True, **_SINGLE)
-        callbacks += [last, best]
+        callbacks += [best, last]  # in this order: the last one holds what the best has been
         if options.checkpoint_minutes > 0:
             callbacks.append(PeriodicCheckpoint(folder, options.checkpoint_minutes, options.keep_checkpoints))
     return callbacks

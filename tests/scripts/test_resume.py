@@ -21,6 +21,7 @@ import yaml
 import ex_audioset_strong
 import ex_audioset_strong_online_distillation as online
 import ex_audioset_weak
+from helpers.event_scores import StrongEvaluator
 from helpers.lit_module import SEDModule
 from models import create_model
 
@@ -141,6 +142,20 @@ def test_overwriting_leaves_nothing_to_resume_by_mistake(run: Run, training: lis
     (folder / "step_00000099.ckpt").write_bytes(b"of another run")
     run("again", *training, "--n_epochs=1", "--overwrite")
     assert sorted(path.name for path in folder.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+
+
+def test_the_last_checkpoint_knows_the_best(run: Run, training: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a resumed run would take a worse state for the best one."""
+
+    compute, calls = StrongEvaluator.compute_over_processes, iter(range(9))
+
+    def better_each_time(self: StrongEvaluator) -> dict[str, Any]:
+        return compute(self) | {"psds1_macro_averaged": next(calls) / 10}
+
+    monkeypatch.setattr(StrongEvaluator, "compute_over_processes", better_each_time)
+    callbacks = torch.load(run("rising", *training) / "last.ckpt", weights_only=True)["callbacks"].values()
+    scores = [state["best_model_score"] for state in callbacks if state.get("best_model_score") is not None]
+    assert scores == [pytest.approx(0.1)]
 
 
 KILL = """
