@@ -15,7 +15,7 @@ _NAME = ".efficientsed-done.jsonl"
 class _Entry:
     settings: str
     row: list[str]
-    files: list[str]
+    files: dict[str, list[int]]  # by path from the folder: bytes, and nanoseconds of the last change
 
 
 class Journal:
@@ -31,22 +31,34 @@ class Journal:
 
     def add(self, stem: str, row: Sequence[str], files: Sequence[Path]) -> None:
         """Note that the audio of that stem is done: its row in the table of the run, and its files."""
-        entry = _Entry(self._settings, list(row), [os.path.relpath(file, self._folder) for file in files])
+        stamps = {os.path.relpath(file, self._folder): _stamp(file) for file in files}
+        entry = _Entry(self._settings, list(row), stamps)
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stem": stem, **asdict(entry)}) + "\n")
+            # The line before may be one that a killed run left half written.
+            file.write("\n" + json.dumps({"stem": stem, **asdict(entry)}) + "\n")
 
     def done(self) -> dict[str, list[str]]:
-        """The rows, by stem, of audios that were finished under these settings and whose files are all there."""
+        """The rows, by stem, of audios that were finished under these settings and whose files are as they were."""
         entries: dict[str, _Entry] = {}
         for line in self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else ():
             try:
                 values = json.loads(line)
                 stem = values.pop("stem")
-                entries[stem] = _Entry(**values)
+                entry = _Entry(**values)
             except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # a line that a killed run left half written
+                continue  # an empty line, or one half written
+            if entry.settings == self._settings:
+                entries[stem] = entry
         return {
             stem: entry.row
             for stem, entry in entries.items()
-            if entry.settings == self._settings and all((self._folder / file).exists() for file in entry.files)
+            if all(_stamp(self._folder / name) == stamp for name, stamp in entry.files.items())
         }
+
+
+def _stamp(file: Path) -> list[int]:
+    try:
+        about = file.stat()
+    except OSError:
+        return []
+    return [about.st_size, about.st_mtime_ns]
