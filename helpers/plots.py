@@ -14,6 +14,7 @@ from helpers.outputs import TrueEvents
 N_FFT, HOP, N_MELS = 1024, 160, 128
 MAX_COLUMNS = 2000  # of the spectrogram: more than any screen shows
 DYNAMIC_RANGE = 80.0  # dB below the loudest cell
+QUIETEST = DYNAMIC_RANGE - 100.0  # dB, what the loudest cell counts as at least, so that digital silence is dark
 MAX_LANES = 24
 # Okabe and Ito's palette: told apart with every kind of colour vision. Detected events come in shades of one blue.
 TRUE_COLOUR, TRUE_EDGE = "#E69F00", "#7A5200"
@@ -61,7 +62,8 @@ def log_mel(blocks: Iterable[np.ndarray], duration: float, max_columns: int = MA
         count[column[starts]] += np.diff(np.append(starts, n_new))
         kept, first = kept[n_new * HOP :], first + n_new
     decibel = 10 * np.log10(power / np.maximum(count, 1) + 1e-10)
-    return np.clip(decibel - decibel.max(), -DYNAMIC_RANGE, 0).astype(np.float32)
+    loudest = max(decibel.max(), QUIETEST)
+    return np.clip(decibel - loudest, -DYNAMIC_RANGE, 0).astype(np.float32)
 
 
 def _with_silence_after(blocks: Iterable[np.ndarray]) -> Iterable[np.ndarray]:

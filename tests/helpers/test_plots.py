@@ -38,6 +38,10 @@ def test_long_audio_is_averaged_to_few_columns():
     np.testing.assert_array_equal(loud, np.arange(100) >= 50)
 
 
+def test_silence_is_dark():
+    assert (log_mel([np.zeros(16_000, np.float32)], 1.0) == -80).all()
+
+
 @pytest.mark.parametrize("n_samples", [1, 159, 1600])
 def test_very_short_audio_has_a_picture(n_samples):
     picture = log_mel([np.ones(n_samples, np.float32)], n_samples / 16_000)
