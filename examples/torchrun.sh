@@ -16,8 +16,10 @@ else
     MEET=(--standalone)
 fi
 RESUME=()
-for folder in "$NAME" "$NAME-[0-9]*"; do  # a run that broke off before its first checkpoint leaves its name taken
-    if compgen -G "$OUT/$folder/*.ckpt" > /dev/null; then RESUME=(--resume); fi
+for folder in "$OUT/$NAME"*; do  # a run that broke off before its first checkpoint leaves its name taken
+    rest=${folder#"$OUT/$NAME"}
+    [[ $rest =~ ^(-[0-9]+)?$ ]] || continue
+    if [ -e "$folder/last.ckpt" ] || compgen -G "$folder/step_*.ckpt" > /dev/null; then RESUME=(--resume); fi
 done
 
 exec torchrun "${MEET[@]}" --nproc_per_node="$GPUS" ex_audioset_strong.py \

@@ -31,7 +31,8 @@ def command(script: str, tmp_path: Path) -> list[str]:
 def test_a_job_that_is_sent_again_goes_on(script: str, tmp_path: Path) -> None:
     """A first job without a checkpoint leaves its folder, so the second writes another, which the third continues."""
     assert config.parse(config.StrongOptions, command(script, tmp_path)).resume is None
-    for folder, continued in (("fmn10+tf", False), ("fmn10+tf_other", False), ("fmn10+tf-2", True)):
+    others = ("fmn10+tf_other", "fmn10+tf-2heads")
+    for folder, continued in (("fmn10+tf", False), *((other, False) for other in others), ("fmn10+tf-2", True)):
         (tmp_path / "runs" / folder).mkdir(parents=True)
         (tmp_path / "runs" / folder / "run.log").touch()
         if folder != "fmn10+tf":
