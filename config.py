@@ -239,9 +239,11 @@ class WeakAugmentOptions(CommonAugmentOptions):
     )
     roll_seconds: float = option(0.0, "largest circular shift of the waveform, published 0.125", low=0, high=10)
     gain_db: int = option(0, "largest change of level per clip, decibels", low=0, high=60)
-    freq_mask_bins: int = option(0, "SpecAugment: most mel bins masked per clip (EfficientAT's freqm)", low=0, high=128)
+    freq_mask_bins: int = option(
+        0, "SpecAugment: fewer mel bins than this masked per clip (EfficientAT's freqm)", low=0, high=128
+    )
     time_mask_frames: int = option(
-        0, "SpecAugment: most mel frames, of 10 ms, masked per clip (EfficientAT's timem)", low=0, high=1000
+        0, "SpecAugment: fewer mel frames, of 10 ms, than this masked per clip (EfficientAT's timem)", low=0, high=1000
     )
 
 
@@ -416,6 +418,9 @@ def check_common(options: Any) -> None:
         refuse("median_window", options.median_window, "must be odd")
     if 0 < getattr(options, "max_time_mask_size", 0) <= 0.05:
         refuse("max_time_mask_size", options.max_time_mask_size, "must be 0 (off) or above 0.05")
+    for name in ("freq_mask_bins", "time_mask_frames"):
+        if getattr(options, name, 0) == 1:
+            refuse(name, 1, "must be 0 (off) or at least 2: masks are narrower than this")
     if isinstance(options, TagTeacherOptions) and (options.teacher_predictions is None) != (
         options.teacher_names is None
     ):

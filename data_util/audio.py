@@ -61,7 +61,8 @@ def decode_channels(data: _Bytes | np.ndarray, *, max_seconds: float | None = No
     try:
         audio, rate = _read_minimp3(minimp3, data) if minimp3 else _read_soundfile(data, max_seconds)
     except (soundfile.SoundFileError, RuntimeError, ValueError, MemoryError, OSError) as error:
-        raise DecodeError(str(error) or type(error).__name__) from None
+        # libsndfile's own words; the message around them names an object in memory.
+        raise DecodeError(getattr(error, "error_string", "") or str(error) or type(error).__name__) from None
     if max_seconds is not None:
         audio = audio[: round(max_seconds * rate)]
     if len(audio) == 0:

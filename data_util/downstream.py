@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from data_util.object_arrays import read_npz
-from errors import UserError
+from errors import UserError, reading
 
 TAU_SCENES = (
     "airport", "bus", "metro", "metro_station", "park",
@@ -232,8 +232,10 @@ def read_openmic(folder: Path, fold: int) -> TaskData:
     """OpenMIC-2018: 20 instruments, of which only some are known in each clip (Humphrey et al., ISMIR 2018)."""
     path = folder / "class-map.json"
     try:
-        pairs = [(str(name), int(index)) for name, index in json.loads(path.read_text(encoding="utf-8")).items()]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        with reading(path, "the map from class to index"):
+            text = path.read_text(encoding="utf-8")
+        pairs = [(str(name), int(index)) for name, index in json.loads(text).items()]
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} cannot be read as a map from class to index: {' '.join(str(error).split())}") from None
     classes = tuple(class_indices(pairs, path))
     labels = folder / "openmic-2018.npz"

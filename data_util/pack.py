@@ -42,6 +42,7 @@ from errors import UserError, exit_on_user_error
 SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 REQUEST = "pack_request"  # attribute of the output
 PROBLEMS = "pack_problems"  # entry of the output: what is wrong with the audio, as JSON
+MARKER = "request.json"  # in the folder of finished batches
 REPORT_COLUMNS = ("clip_id", "problem", "detail", "file")
 BATCH = 256  # clips per resumable step
 _FORMAT = 2  # raise it when the same request gives another file
@@ -167,7 +168,8 @@ def pack(
         _merge(parts, tasks, out, request)
     problems = sorted(problems + _problems_of(out), key=lambda p: (p.clip_id, p.problem, p.file))
     _write_report(report_path(out), problems)
-    shutil.rmtree(parts, ignore_errors=True)
+    if _marks(parts, request):
+        shutil.rmtree(parts, ignore_errors=True)
     return None if done else problems
 
 
@@ -200,11 +202,15 @@ def report_path(out: Path) -> Path:
 
 def _open_parts(parts: Path, request: str) -> None:
     """The folder of finished batches: that of an interrupted run of this request, or a new one."""
-    marker = parts / "request.json"
-    if not marker.is_file() or marker.read_text(encoding="utf-8") != request:
+    if not _marks(parts, request):
         shutil.rmtree(parts, ignore_errors=True)
-        with replacing(marker) as part:
+        with replacing(parts / MARKER) as part:
             part.write_text(request, encoding="utf-8")
+
+
+def _marks(parts: Path, request: str) -> bool:
+    marker = parts / MARKER
+    return marker.is_file() and marker.read_text(encoding="utf-8") == request
 
 
 def _part_path(parts: Path, first: int) -> Path:

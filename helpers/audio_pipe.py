@@ -127,7 +127,8 @@ def _blocks(file: BinaryIO, layout: RawFormat, length: int | None) -> Iterator[n
         piece = read(PIECE_BYTES if left is None else min(PIECE_BYTES, left))
         if not piece:
             if length is not None and left:
-                raise UserError(f"standard input is cut off: it holds {1 - left / length:.0%} of the samples announced")
+                share = min(1 - left / length, 0.99)
+                raise UserError(f"standard input is cut off: it holds {share:.0%} of the samples announced")
             break
         left = None if left is None else left - len(piece)
         kept += piece

@@ -206,7 +206,8 @@ class SEDModule(pl.LightningModule):
         total = max(1, int(self.trainer.estimated_stepping_batches))
         warmup_steps, shortened = optim.effective_warmup(o.warmup_steps, total)
         if shortened:
-            log.info("warm-up of %d steps shortened to %d: the run has only %d", o.warmup_steps, warmup_steps, total)
+            shorter = f"shortened to {warmup_steps}" if warmup_steps else "left out"
+            log.info("warm-up of %d steps %s: the run has only %d", o.warmup_steps, shorter, total)
         scheduler = optim.build_scheduler(
             optimizer, o.schedule_mode, warmup_steps=warmup_steps, total_steps=total, lr_end=o.lr_end
         )

@@ -89,7 +89,11 @@ class PartFolder:
             writer.write([clip.encode() for clip in clip_ids], rows)
 
     def merge(self, n_batches: int) -> list[str]:
-        """Put all batches into the final file, in order, and remove the parts; returns the names of the clips."""
+        """Put all batches into the final file, in order, and remove the parts; returns the names of the clips.
+
+        Raises:
+            UserError: there is not a single clip; nothing is written then, and the parts are removed.
+        """
         with h5py.File(self.path(0)) as first:
             shape = tuple(first[PACKED].attrs["shape"]) if self.compact else first[DENSE].shape[1:]
         with (
@@ -100,6 +104,9 @@ class PartFolder:
             for batch in range(n_batches):
                 with h5py.File(self.path(batch)) as content:
                     writer.write(content[NAMES][:].tolist(), content[PACKED if self.compact else DENSE][:])
+            if not writer.names:
+                shutil.rmtree(self.folder)
+                raise UserError(f"{self.out} is not written: no clip could be decoded and got finite logits")
         shutil.rmtree(self.folder)
         return [name.decode() for name in writer.names]
 

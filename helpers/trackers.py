@@ -117,11 +117,12 @@ def _wandb(options: config.RunOptions, folder: Path, project: str) -> Logger:
 def require_packages(options: config.RunOptions) -> None:
     """Raise UserError where `--logger` or `--recorder` needs a package that is not installed."""
     for option, name in (("logger", options.logger), ("recorder", options.recorder)):
-        if name in _PACKAGES and importlib.util.find_spec(name) is None:
+        packages = _PACKAGES.get(name, [])
+        if packages and not any(map(importlib.util.find_spec, packages)):
             raise UserError(f"--{option} {name} needs a package: pip install {name}")
 
 
-_PACKAGES = ("tensorboard", "sacred")  # that are optional
+_PACKAGES = {"tensorboard": ["tensorboard", "tensorboardX"], "sacred": ["sacred"]}  # any of which will do
 _LOGGERS: dict[str, Callable[[config.RunOptions, Path, str], Logger | None]] = {
     "wandb": _wandb,
     "tensorboard": lambda options, folder, project: TensorBoardLogger(folder, name="tensorboard"),

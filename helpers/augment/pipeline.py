@@ -30,8 +30,8 @@ class AugmentOptions:
         wavmix_p: probability that a clip's waveform is mixed with another clip's.
         wavmix_alpha: weights are max(b, 1 - b), b ~ Beta(alpha, alpha).
         frame_shift_range: standard deviation of the shift of the mel, as a share of the clip; 0 is off.
-        freq_mask_bins: most mel bins that SpecAugment masks per clip; 0 is off.
-        time_mask_frames: most mel frames that SpecAugment masks per clip; 0 is off.
+        freq_mask_bins: SpecAugment masks fewer mel bins than this per clip; 0 is off.
+        time_mask_frames: SpecAugment masks fewer mel frames than this per clip; 0 is off.
         mixup_p: probability that the mels of a batch are mixed.
         mixup_alpha: weights are b ~ Beta(alpha, alpha).
         mixup_folded: weights are max(b, 1 - b) instead.

@@ -300,6 +300,16 @@ def test_a_kill_between_output_and_report_loses_no_report(tmp_path, monkeypatch)
     assert not (tmp_path / "out.hdf.parts").exists()
 
 
+def test_progress_of_another_request_stays(tmp_path):
+    audio, labels = make_folder(tmp_path, 2)
+    out = tmp_path / "out.hdf"
+    pack(audio, [labels], out, workers=1)
+    parts = tmp_path / "out.hdf.parts"
+    parts.mkdir()
+    (parts / "request.json").write_text("another")
+    assert pack(audio, [labels], out, workers=1) is None and parts.exists()
+
+
 def test_the_report_follows_the_labels(tmp_path):
     """More labelled clips without audio: nothing to pack, but they are missing."""
     audio, labels = make_folder(tmp_path, 2)

@@ -18,6 +18,7 @@ import torch
 import make_pseudo_labels
 from data_util.audioset import AudioSetStrong
 from data_util.pseudo_labels import open_pseudo_labels
+from errors import UserError
 from helpers.pseudo_labelling import Ensemble, PartFolder, fingerprint
 from models import create_model, load_model
 from models.checkpoints import METADATA_KEY
@@ -171,6 +172,12 @@ def test_logits_that_are_not_finite_are_left_out(teachers: list[Path], tmp_path:
     batch = {"audio": None, "valid": torch.tensor([True, True]), "clip_id": ["Ya", "Yb"], "index": torch.tensor([0, 1])}
     ensemble.predict_step(batch, 0)
     assert parts.merge(1) == ["Ya"] and contents(tmp_path / "x.hdf")[1].shape == (1, 447, 250)
+    logits = torch.full((2, 447, 250), 1e6)
+    parts.prepare()
+    ensemble.predict_step(batch, 0)
+    with pytest.raises(UserError, match="no clip could be decoded"):
+        parts.merge(1)
+    assert contents(tmp_path / "x.hdf")[1].shape == (1, 447, 250) and not parts.folder.exists()
 
 
 def test_interrupted(
