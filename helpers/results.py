@@ -179,15 +179,23 @@ class Summary:
 
     @property
     def columns(self) -> list[str]:
-        """Header of the table."""
-        return ["file", "status", "seconds", *(f"events_above_{t}" for t in self.thresholds), "most", "error"]
+        """Header of the table; `results` is what the names of an audio's files begin with."""
+        return [
+            "file",
+            "results",
+            "status",
+            "seconds",
+            *(f"events_above_{t}" for t in self.thresholds),
+            "most",
+            "error",
+        ]
 
     def add(self, stem: str, result: Detection | Failure) -> None:
         """Take the result of one audio."""
         if not isinstance(result, Detection):
             self.failures.append((result.name, str(result.error)))
             blanks = [""] * (len(self.thresholds) + 2)
-            self.rows[stem] = [result.name, "failed", *blanks, str(result.error)]
+            self.rows[stem] = [result.name, stem, "failed", *blanks, str(result.error)]
             return
         strictest = list(result.tables.values())[-1]
         counts = Counter(result.classes[c].label for c in strictest.cls.tolist())
@@ -196,7 +204,7 @@ class Summary:
         self.n_done += 1
         most = counts.most_common(1)[0][0] if counts else ""
         numbers = [str(len(table)) for table in result.tables.values()]
-        self.rows[stem] = [result.name, "done", f"{result.duration:.3f}", *numbers, most, ""]
+        self.rows[stem] = [result.name, stem, "done", f"{result.duration:.3f}", *numbers, most, ""]
 
     def skip(self, stem: str, row: list[str]) -> None:
         """Take the row of an audio that an earlier run has finished."""

@@ -244,7 +244,9 @@ def test_the_rows_of_channels_stay_apart_in_a_run_that_goes_on(tone_model, tmp_p
     soundfile.write(tmp_path / "two.wav", audio, 16_000)
     for _ in range(2):
         assert run_folder(tmp_path / "two.wav", tmp_path / "out", "--channels=each", "--skip_existing") == 0
-        assert pd.read_csv(tmp_path / "out" / "summary.csv")["events_above_0.5"].tolist() == [1, 0]
+        table = pd.read_csv(tmp_path / "out" / "summary.csv")
+        assert table["events_above_0.5"].tolist() == [1, 0] and table["results"].is_unique
+        assert all((tmp_path / "out" / f"{stem}.tsv").exists() for stem in table["results"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
