@@ -68,7 +68,8 @@ def _draw(
     if len(groups) < len(names):
         names.remove("test" if "test" in names else names[-1])
     if len(groups) < 2:
-        raise UserError("one recording is not enough: one is needed to train on and another one to validate on")
+        why = "".join(f"; {note}" for note in data.notes)
+        raise UserError(f"one recording is not enough: one is needed to train on and another one to validate on{why}")
     wanted = {name: shares.get(name, 1 - sum(shares.values())) for name in names}
     chosen = deal(groups, wanted, seed)
     return {name: [r for r in recordings if chosen[_key(r, groups)] == name] for name in names}

@@ -243,6 +243,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """One small plot per figure over the epochs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = sorted({name for row in rows for name in row} - {"epoch", "step"})
     if not names:
@@ -256,6 +257,8 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", linewidth=1.2)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(color="#dddddd", linewidth=0.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
