@@ -37,6 +37,8 @@ class OwnDataOptions:
         "CSV or TSV with the columns filename, onset, offset, label and, to give the splits, split (default: label "
         "files of Audacity or Raven beside the recordings, or one folder per class)",
     )
+    channels: str = option("mix", "use the mean of all channels, or the first one", choices=("mix", "first"))
+    strict: bool = option(False, "refuse recordings whose end is missing (default: use what is there)")
     group_column: str | None = option(None, "column of --events: recordings of one value stay in one split")
     val_share: float = option(0.2, "share of the recordings that thresholds are tuned on", above=0, below=1)
     test_share: float = option(0.2, "share of the recordings that the report is about", low=0, high=1)

@@ -63,7 +63,10 @@ class InputOptions:
         None, "files, folders, patterns such as 'a/**/*.flac', or - for standard input; any length, rate and format"
     )
     audio_list: str | None = option(None, "text file with one of these per line")
-    channels: str = option("mix", "what to listen to in files with several", choices=("mix", "first", "each"))
+    channels: str = option(
+        "mix", "process the mean of all channels, the first one, or each by itself", choices=("mix", "first", "each")
+    )
+    strict: bool = option(False, "refuse files whose end is missing (default: process what is there)")
     raw: str | None = option(None, "layout of raw samples on standard input: RATE:CHANNELS:ENCODING, e.g. 16000:1:s16")
     num_readers: int = option(2, "threads that read and resample beside the network", low=1)
 
@@ -243,8 +246,9 @@ def _jobs_of(options: InferenceOptions, audio: AudioInput) -> list[Job]:
             n_channels = count_channels(audio.path)
         except UserError:
             n_channels = 1  # the reader meets the same error, where it is dealt with
-        return [Job(source, channel, f"{audio.stem}.ch{channel + 1}") for channel in range(n_channels)]
-    return [Job(source, 0 if options.channels == "first" else None, audio.stem)]
+        stems = [f"{audio.stem}.ch{channel + 1}" for channel in range(n_channels)]
+        return [Job(source, channel, stem, options.strict) for channel, stem in enumerate(stems)]
+    return [Job(source, 0 if options.channels == "first" else None, audio.stem, options.strict)]
 
 
 def _pipe(options: InferenceOptions) -> PipedAudio:
@@ -253,7 +257,7 @@ def _pipe(options: InferenceOptions) -> PipedAudio:
 
 def _stream(options: InferenceOptions) -> int:
     source = _pipe(options) if options.stream == STDIN else str(options.stream)
-    blocks = read_blocks(source, 0 if options.channels == "first" else None)
+    blocks = read_blocks(source, 0 if options.channels == "first" else None, strict=options.strict)
     first = next(blocks)  # its mistakes show before a model is loaded
     stream = _make_detector(options).stream(hop=options.stream_hop, lookahead=options.stream_lookahead)
     return listen_to_stream(stream, itertools.chain([first], blocks), as_json="jsonl" in options.format)

@@ -112,7 +112,8 @@ class PlainDataset(Dataset):
 
     def waveform(self, index: int) -> torch.Tensor:
         """Decode, resample, pad."""
-        samples, rate = audio.decode_channels(self.audio["mp3"][index])
+        decoded = audio.decode_channels(self.audio["mp3"][index])
+        samples, rate = decoded.audio, decoded.sample_rate
         wave = sinc_resample(torch.from_numpy(samples[:, 0]), rate, 16_000)
         return torch.nn.functional.pad(wave, (0, max(0, 160_000 - len(wave))))[:160_000]
 
@@ -220,7 +221,8 @@ def speed(folder: Path, n_clips: int, batch_size: int, repeats: int) -> dict[str
     plain = PlainDataset(folder)
     check_equal(ours, plain)
     assert ours.pseudo_labels is not None and small.pseudo_labels is not None
-    wave, rate = audio.decode_channels(ours.mp3(0))
+    decoded = audio.decode_channels(ours.mp3(0))
+    wave, rate = decoded.audio, decoded.sample_rate
     mono = np.ascontiguousarray(wave[:, 0])
     merged = [plain.merge(name) for name in plain.names]
     parts: dict[str, Callable[[], object]] = {

@@ -1,15 +1,19 @@
-"""Audio of the data side: decoding from memory, mono, 16 kHz, fixed length."""
+"""Audio of the data side: whole clips from memory and parts of files as mono at 16 kHz, and their length."""
 
 from __future__ import annotations
 
 import importlib
-import io
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import soundfile
 import soxr
+
+from data_util.audio_file import AudioFile, DecodeError, require_finite
+from data_util.channels import to_mono
+from data_util.mp3_frames import looks_like_mp3
 
 SAMPLE_RATE = 16_000  # Hz, what every model hears
 CLIP_SECONDS = 10.0
@@ -18,15 +22,11 @@ CLIP_SAMPLES = int(SAMPLE_RATE * CLIP_SECONDS)
 _Bytes = bytes | bytearray | memoryview
 
 
-class DecodeError(ValueError):
-    """A clip that holds no usable audio, with the reason."""
-
-
 def decode(data: _Bytes | np.ndarray, *, max_seconds: float | None = None) -> np.ndarray:
     """Decode an audio file held in memory to mono at 16 kHz.
 
     Args:
-        data: the bytes of a file of any format that libsndfile reads (or a uint8 array of them).
+        data: the bytes of a file of any format (or a uint8 array of them).
         max_seconds: decode no more than this from the start; None: everything.
 
     Returns:
@@ -35,45 +35,57 @@ def decode(data: _Bytes | np.ndarray, *, max_seconds: float | None = None) -> np
     Raises:
         DecodeError: no audio file, no samples, or samples that are not finite.
     """
-    audio, rate = decode_channels(data, max_seconds=max_seconds)
-    mono = audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1)
-    resampled = resample(mono, rate)
+    decoded = decode_channels(data, max_seconds=max_seconds)
+    resampled = resample(to_mono(decoded.audio), decoded.sample_rate)
     if len(resampled) == 0:
         raise DecodeError("too short to hold a sample at 16 kHz")
     return resampled
 
 
-def decode_channels(data: _Bytes | np.ndarray, *, max_seconds: float | None = None) -> tuple[np.ndarray, int]:
+@dataclass(frozen=True)
+class Decoded:
+    """An audio file as it is: float32 [N, channels], finite; its rate in Hz; what is odd about it, one line each."""
+
+    audio: np.ndarray
+    sample_rate: int
+    notes: tuple[str, ...] = ()
+    cut_off: bool = False
+
+
+def decode_channels(data: _Bytes | np.ndarray, *, max_seconds: float | None = None) -> Decoded:
     """Decode an audio file held in memory as it is.
 
     Args:
         data: as in `decode`.
         max_seconds: as in `decode`.
 
-    Returns:
-        ([N, channels] float32, finite; sample rate in Hz).
-
     Raises:
         DecodeError: no audio file, no samples, or samples that are not finite.
     """
     data = data.tobytes() if isinstance(data, np.ndarray) else data
-    minimp3 = _minimp3() if _looks_like_mp3(data) else None
-    try:
-        audio, rate = _read_minimp3(minimp3, data) if minimp3 else _read_soundfile(data, max_seconds)
-    except (soundfile.SoundFileError, RuntimeError, ValueError, MemoryError, OSError) as error:
-        # libsndfile's own words; the message around them names an object in memory.
-        raise DecodeError(getattr(error, "error_string", "") or str(error) or type(error).__name__) from None
-    if max_seconds is not None:
-        audio = audio[: round(max_seconds * rate)]
+    minimp3 = _minimp3() if looks_like_mp3(bytes(data[:4])) else None
+    decoded = _read_minimp3(minimp3, data, max_seconds) if minimp3 else _read_file(data, max_seconds)
+    if len(decoded.audio) == 0:
+        raise DecodeError("no samples")
+    return decoded
+
+
+def read_part(path: Path, start: float = 0.0, seconds: float | None = None, channel: int | None = None) -> np.ndarray:
+    """A part of a file as mono samples at 16 kHz, float32; only these samples are read where the format permits it.
+
+    Args:
+        path: of any format, rate and number of channels.
+        start, seconds: in seconds; None: to the end.
+        channel: to take, counted from 0; None: the mean of all.
+
+    Raises:
+        DecodeError: the part cannot be read, holds no samples, or samples that are not finite.
+    """
+    with AudioFile(path) as file:
+        audio, rate = file.read(start, seconds), file.sample_rate
     if len(audio) == 0:
         raise DecodeError("no samples")
-    # One NaN or infinity makes the energy so; testing every sample takes ten times as long.
-    flat = audio.ravel()
-    with np.errstate(over="ignore", invalid="ignore"):
-        energy = np.dot(flat, flat)
-    if not np.isfinite(energy):
-        raise DecodeError("samples that are not finite")
-    return audio, rate
+    return resample(to_mono(audio, channel), rate)
 
 
 def resample(audio: np.ndarray, rate: int, target_rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -91,15 +103,10 @@ def fix_length(audio: np.ndarray, n_samples: int = CLIP_SAMPLES) -> np.ndarray:
     return fixed
 
 
-def _read_soundfile(data: _Bytes, max_seconds: float | None) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(io.BytesIO(data)) as file:
-        frames = -1 if max_seconds is None else round(max_seconds * file.samplerate)
-        return file.read(frames, dtype="float32", always_2d=True), file.samplerate
-
-
-def _looks_like_mp3(data: _Bytes) -> bool:
-    head = bytes(data[:3])
-    return head == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
+def _read_file(data: _Bytes, max_seconds: float | None) -> Decoded:
+    with AudioFile(data) as file:
+        audio = file.read(0.0, max_seconds)
+        return Decoded(audio, file.sample_rate, tuple(file.notes), file.cut_off)
 
 
 @cache
@@ -111,7 +118,12 @@ def _minimp3() -> ModuleType | None:
         return None
 
 
-def _read_minimp3(minimp3: ModuleType, data: _Bytes) -> tuple[np.ndarray, int]:
-    audio, rate = minimp3.read(bytes(data))
+def _read_minimp3(minimp3: ModuleType, data: _Bytes, max_seconds: float | None) -> Decoded:
+    try:
+        audio, rate = minimp3.read(bytes(data))
+    except (RuntimeError, ValueError, MemoryError, OSError) as error:
+        raise DecodeError(str(error) or type(error).__name__) from None
     audio = np.asarray(audio, np.float32)
-    return audio.reshape(len(audio), -1), int(rate)
+    audio = audio.reshape(len(audio), -1)[: None if max_seconds is None else round(max_seconds * rate)]
+    require_finite(audio)
+    return Decoded(audio, int(rate))

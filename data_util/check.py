@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_util.audio import SAMPLE_RATE, DecodeError, decode
+from data_util.audio import DecodeError, decode_channels
 from data_util.audioset import SPLITS
 from data_util.hdf5_dataset import Mp3File, open_hdf5
 from data_util.label_cache import load_strong_events
@@ -53,10 +53,11 @@ class Findings:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What decoding some clips found: seconds of the good ones, and the reason for each bad one."""
+    """What decoding some clips found: seconds of the good ones, the reason for each bad one, what is odd about some."""
 
     seconds: dict[str, float]
     errors: dict[str, str]
+    notes: dict[str, str]
 
 
 def check(data_dir: Path, *, decode_count: int | None = 200, show_classes: bool = False) -> Findings:
@@ -131,44 +132,52 @@ def _report_decoded(findings: Findings, n_clips: int, n_decoded: int, decoded: D
     if decoded.errors:
         shown = [f"{clip} ({reason})" for clip, reason in decoded.errors.items()]
         findings.complain(f"{len(shown)} of {n_decoded:,} clips cannot be decoded: {_some(shown)}")
+    if decoded.notes:
+        odd = [f"{clip} ({note})" for clip, note in decoded.notes.items()]
+        findings.say(f"  {len(odd):,} of the decoded are odd, and used as far as they go: {_some(odd)}")
 
 
 def _decode(path: Path, file: Mp3File, rows: np.ndarray) -> Decoded:
     """Decode these rows on all cores."""
     seconds: dict[str, float] = {}
     errors: dict[str, str] = {}
+    notes: dict[str, str] = {}
     chunks = [rows[k : k + _CHUNK] for k in range(0, len(rows), _CHUNK)]
     if not chunks:
-        return Decoded(seconds, errors)
+        return Decoded(seconds, errors, notes)
     found = map_in_processes(partial(decode_rows, path), chunks, None, partial(_decode_singly, path))
     with tqdm(total=len(rows), desc=f"decoding {path.name}", unit="clip") as bar:
         for chunk, results in zip(chunks, found, strict=True):
-            for clip, result in zip(file.clip_ids[chunk].tolist(), results, strict=True):
-                if isinstance(result, str):
-                    errors[clip] = result
-                else:
-                    seconds[clip] = result
+            for clip, (n_seconds, problem) in zip(file.clip_ids[chunk].tolist(), results, strict=True):
+                if n_seconds:
+                    seconds[clip] = n_seconds
+                if problem:
+                    (notes if n_seconds else errors)[clip] = problem
             bar.update(len(chunk))
-    return Decoded(seconds, errors)
+    return Decoded(seconds, errors, notes)
 
 
-def decode_rows(path: Path, rows: np.ndarray) -> list[float | str]:
-    """Seconds of each row of a packed file, or the reason why it cannot be decoded."""
-    found: list[float | str] = []
+_DecodedRow = tuple[float, str]  # seconds, 0 where it cannot be decoded; the reason, or what is odd about it
+
+
+def decode_rows(path: Path, rows: np.ndarray) -> list[_DecodedRow]:
+    """Length and problem of each row of a packed file."""
+    found: list[_DecodedRow] = []
     with open_hdf5(path) as file:
         for row in rows:
             try:
-                found.append(len(decode(file["mp3"][row])) / SAMPLE_RATE)
+                clip = decode_channels(file["mp3"][row])
+                found.append((len(clip.audio) / clip.sample_rate, "; ".join(clip.notes)))
             except (DecodeError, OSError, RuntimeError) as error:
-                found.append(str(error))
+                found.append((0.0, str(error)))
     return found
 
 
-def _decode_singly(path: Path, rows: np.ndarray) -> list[float | str]:
+def _decode_singly(path: Path, rows: np.ndarray) -> list[_DecodedRow]:
     """As `decode_rows`, for rows one of which kills the process that decodes it."""
 
-    def crashed(_: np.ndarray) -> list[float | str]:
-        return ["the process that decoded it died: no memory, or a crash of the decoder"]
+    def crashed(_: np.ndarray) -> list[_DecodedRow]:
+        return [(0.0, "the process that decoded it died: no memory, or a crash of the decoder")]
 
     singly = map_in_processes(partial(decode_rows, path), np.split(rows, len(rows)), 1, crashed)
     return [found for result in singly for found in result]

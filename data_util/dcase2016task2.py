@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from torch.utils.data import Dataset
 
-from data_util.audio import CLIP_SAMPLES, SAMPLE_RATE, DecodeError, fix_length
+from data_util.audio import CLIP_SAMPLES, SAMPLE_RATE, DecodeError, fix_length, read_part
 from data_util.hear_files import Recording, read_labels, read_split
 from data_util.samplers import ShuffleSampler
 
@@ -56,15 +55,7 @@ def read_piece(path: Path, first_frame: int) -> np.ndarray:
     Raises:
         DecodeError: the samples cannot be read or are not finite.
     """
-    try:
-        with soundfile.SoundFile(path) as file:
-            file.seek(first_frame * FRAME_SAMPLES)
-            audio = file.read(CLIP_SAMPLES, dtype="float32", always_2d=True).mean(axis=1)
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise DecodeError(str(error)) from None
-    if not np.isfinite(audio).all():
-        raise DecodeError("samples that are not finite")
-    return fix_length(audio)
+    return fix_length(read_part(path, first_frame * FRAME_SAMPLES / SAMPLE_RATE, CLIP_SAMPLES / SAMPLE_RATE))
 
 
 class Dcase2016Task2(Dataset):

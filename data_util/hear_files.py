@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
 from data_util.audio import SAMPLE_RATE
+from data_util.audio_file import DecodeError, measure
 from errors import UserError, reading
 
 SPLITS = ("train", "valid", "test")
@@ -119,15 +118,14 @@ def _parse(name: str, events: list[Any], split: str, labels: Sequence[str]) -> l
 def _length(path: Path, notes: _Notes) -> int:
     """Samples of a file, 0 if it cannot be read; raises UserError for another sample rate."""
     try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        notes.unreadable.append(f"{path.name} ({getattr(error, 'error_string', error)})")
+        length = measure(path)
+    except DecodeError as error:
+        notes.unreadable.append(f"{path.name} ({error})")
         return 0
-    if info.samplerate != SAMPLE_RATE:
-        raise UserError(f"{path}: {info.samplerate} Hz; files in the folder {SAMPLE_RATE} must have {SAMPLE_RATE} Hz")
-    if info.frames == 0:
-        notes.unreadable.append(f"{path.name} (no samples)")
-    return info.frames
+    if length.sample_rate != SAMPLE_RATE:
+        raise UserError(f"{path}: expected {SAMPLE_RATE} Hz in the folder {SAMPLE_RATE}, got {length.sample_rate} Hz")
+    notes.odd += [f"{path.name} ({note})" for note in length.notes]
+    return length.samples
 
 
 @dataclass
@@ -137,6 +135,7 @@ class _Notes:
     split: str
     unlisted: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
     cut: int = 0
     beyond: int = 0
     overlapping: int = 0
@@ -162,6 +161,7 @@ class _Notes:
             ),
             f"files have no entry in {self.split}.json and were left out": len(self.unlisted),
             f"files cannot be read and were left out: {', '.join(self.unreadable[:3])}": len(self.unreadable),
+            f"files have odd audio and are used as far as they go: {', '.join(self.odd[:3])}": len(self.odd),
         }
         for text, count in notes.items():
             if count:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
+from data_util.audio_file import DecodeError, Length, measure
 from data_util.labels import merge_intervals
 from data_util.own_annotations import Row, read_label_file, read_table
 from errors import UserError
@@ -46,6 +46,7 @@ class Recording:
         events: merged per class, sorted, within the duration.
         group: recordings of one group stay together in a split.
         split: train, val or test where the annotations say so, else empty.
+        channel: to take of several, counted from 0; None: the mean of all.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Recording:
     events: tuple[Event, ...]
     group: str
     split: str = ""
+    channel: int | None = None
 
 
 @dataclass
@@ -73,7 +75,14 @@ class OwnData:
     notes: list[str] = field(default_factory=list)
 
 
-def read_own_data(audio: Path, events: Path | None = None, group_column: str | None = None) -> OwnData:
+def read_own_data(
+    audio: Path,
+    events: Path | None = None,
+    group_column: str | None = None,
+    *,
+    channel: int | None = None,
+    strict: bool = False,
+) -> OwnData:
     """Read recordings and annotations.
 
     Args:
@@ -81,6 +90,8 @@ def read_own_data(audio: Path, events: Path | None = None, group_column: str | N
         events: table of annotations; None: label files beside the recordings, or a folder per class.
         group_column: column of that table that says which recordings belong together; None: names that differ in
             the number of a piece (`_chunk3`, `_part02`, `_10-20`) do.
+        channel: of recordings with several, counted from 0; None: the mean of all.
+        strict: refuse recordings whose end is missing; otherwise what is there counts.
 
     Raises:
         UserError: no audio, no annotations, a name outside the folder, a bad line, or times of the wrong unit.
@@ -99,7 +110,7 @@ def read_own_data(audio: Path, events: Path | None = None, group_column: str | N
         by_file, notes = _class_folders(audio, files)
         clip_labels = True
     notes += _count([f for f in files if f not in by_file], NOT_LISTED, audio) if events else []
-    return _assemble(audio, by_file, clip_labels, notes)
+    return _assemble(audio, by_file, clip_labels, notes, channel, strict)
 
 
 NOT_LISTED = (
@@ -214,22 +225,18 @@ class _Tally:
         return lines
 
 
-def _assemble(audio: Path, by_file: dict[Path, list[Row]], clip_labels: bool, notes: list[str]) -> OwnData:
-    files = sorted(by_file)
-    with ThreadPoolExecutor(8) as pool:
-        durations = dict(zip(files, pool.map(_duration, files), strict=True))
-    readable = [file for file in files if durations[file] > 0]
-    if not readable:
-        raise UserError(f"none of the {len(files)} annotated files of {audio} can be read as audio, such as {files[0]}")
-    notes += _count([f for f in files if durations[f] <= 0], "files that cannot be read as audio, left out", audio)
+def _assemble(
+    audio: Path, by_file: dict[Path, list[Row]], clip_labels: bool, notes: list[str], channel: int | None, strict: bool
+) -> OwnData:
+    durations = _measure(audio, sorted(by_file), notes, strict)
     tally = _Tally()
     recordings = []
-    for file in readable:
+    for file, duration in durations.items():
         rows = by_file[file]
-        events = _events_of(rows, durations[file], tally)
+        events = _events_of(rows, duration, tally)
         name = _below(file, audio)
         group = _agreed(rows, "group") or group_of(name)
-        recordings.append(Recording(name, file, durations[file], events, group, _agreed(rows, "split")))
+        recordings.append(Recording(name, file, duration, events, group, _agreed(rows, "split"), channel))
     if len(tally.beyond) > WRONG_UNIT * tally.total:
         raise UserError(
             f"{len(tally.beyond)} of {tally.total} events begin after the end of their file, such as "
@@ -242,13 +249,29 @@ def _assemble(audio: Path, by_file: dict[Path, list[Row]], clip_labels: bool, no
     return OwnData(recordings, tuple(labels), clip_labels, notes)
 
 
-def _duration(path: Path) -> float:
-    """Seconds of a file; 0 where it cannot be read."""
+def _measure(audio: Path, files: Sequence[Path], notes: list[str], strict: bool) -> dict[Path, float]:
+    """Seconds of each file that can be read; what is odd about files goes into the notes."""
+    with ThreadPoolExecutor(8) as pool:
+        found = dict(zip(files, pool.map(_length, files), strict=True))
+    bad = [f"{_below(file, audio)}: {why}" for file, why in found.items() if isinstance(why, DecodeError)]
+    lengths = {file: length for file, length in found.items() if isinstance(length, Length)}
+    if not lengths:
+        raise UserError(f"none of the {len(files)} annotated files of {audio} can be read as audio, such as {bad[0]}")
+    notes += _count(bad, "files that cannot be read as audio, left out")
+    odd = {_below(file, audio): length for file, length in lengths.items() if length.notes}
+    told = [f"{name}: {'; '.join(length.notes)}" for name, length in odd.items()]
+    if strict and any(length.cut_off for length in odd.values()):
+        first = next(text for text, length in zip(told, odd.values(), strict=True) if length.cut_off)
+        raise UserError(f"{first}; omit --strict to use what is there")
+    notes += _count(told, "recordings with odd audio, used as far as they go")
+    return {file: length.seconds for file, length in lengths.items()}
+
+
+def _length(path: Path) -> Length | DecodeError:
     try:
-        with soundfile.SoundFile(path) as file:
-            return file.frames / file.samplerate if len(file.read(1)) else 0.0
-    except (soundfile.SoundFileError, OSError, RuntimeError, TypeError):
-        return 0.0
+        return measure(path)
+    except DecodeError as error:
+        return error
 
 
 def _agreed(rows: Sequence[Row], name: str) -> str:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from torch.utils.data import Dataset
 
-from data_util.audio import CLIP_SECONDS, SAMPLE_RATE, DecodeError, fix_length, resample
+from data_util.audio import CLIP_SECONDS, SAMPLE_RATE, DecodeError, fix_length, read_part
 from data_util.labels import FRAME_RATE, encode_events
 from data_util.own_data import Event, Recording
 
@@ -68,28 +66,6 @@ def cut(recordings: Sequence[Recording], seconds: float, hop: float) -> list[Win
     return windows
 
 
-def read_part(path: Path, start: float, duration: float) -> np.ndarray:
-    """Mono samples of a part of a file at 16 kHz, float32.
-
-    Args:
-        path: of any rate, with any number of channels.
-        start, duration: seconds.
-
-    Raises:
-        DecodeError: the part cannot be read, or holds samples that are not finite.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            file.seek(min(round(start * file.samplerate), file.frames))
-            audio = file.read(round(duration * file.samplerate), dtype="float32", always_2d=True)
-            rate = file.samplerate
-    except (soundfile.SoundFileError, OSError, RuntimeError, TypeError) as error:
-        raise DecodeError(str(error) or type(error).__name__) from None
-    if len(audio) == 0 or not np.isfinite(audio).all():
-        raise DecodeError("no samples" if len(audio) == 0 else "samples that are not finite")
-    return resample(audio.mean(axis=1), rate)
-
-
 class OwnWindows(Dataset):
     """Windows of recordings, zero-padded to one length; what cannot be decoded comes as silence, `valid` False.
 
@@ -114,7 +90,7 @@ class OwnWindows(Dataset):
         window = self.windows[int(index)]
         audio, events, valid = np.zeros(0, np.float32), window.events, True
         try:
-            audio = read_part(window.recording.path, window.start, window.duration)
+            audio = read_part(window.recording.path, window.start, window.duration, window.recording.channel)
         except DecodeError:
             events, valid = (), False
             self._corrupt[index] = max(1, int(self._corrupt[index]))

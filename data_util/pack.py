@@ -8,7 +8,7 @@ FLAC, MP3 or OGG of any rate and number of channels, nested in folders, named `<
 
 Work goes on in batches beside the output (`FILE.hdf.parts`), so a killed run resumes where it was; the same request
 again finds its output and writes the report only. `FILE.hdf.report.csv` lists every clip that is missing, unreadable,
-silent, too short, clipped or duplicated. Missing and unreadable clips are left out, the others are packed.
+cut off, silent, too short, clipped or duplicated. Missing and unreadable clips are left out, the others are packed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from atomic import check_writable, replacing
+from data_util.channels import CHANNELS
 from data_util.hdf5_dataset import PackedRows
 from data_util.pack_clip import CRASHED, PackedClip, pack_clip
 from data_util.pack_labels import read_wanted
@@ -45,7 +46,7 @@ PROBLEMS = "pack_problems"  # entry of the output: what is wrong with the audio,
 MARKER = "request.json"  # in the folder of finished batches
 REPORT_COLUMNS = ("clip_id", "problem", "detail", "file")
 BATCH = 256  # clips per resumable step
-_FORMAT = 2  # raise it when the same request gives another file
+_FORMAT = 3  # raise it when the same request gives another file
 
 
 class Problem(NamedTuple):
@@ -118,9 +119,18 @@ def plan(folder: Path, label_files: Sequence[Path]) -> tuple[list[Task], list[Pr
     return tasks, problems
 
 
-def fingerprint(folder: Path, tasks: Sequence[Task], min_seconds: float) -> str:
+@dataclass(frozen=True)
+class ClipRules:
+    """How each file is read; as in `pack_clip`."""
+
+    min_seconds: float = 1.0
+    channel: int | None = None
+    strict: bool = False
+
+
+def fingerprint(folder: Path, tasks: Sequence[Task], rules: ClipRules) -> str:
     """Hash of all that the output depends on: clips, labels, sizes and times of the files, settings."""
-    digest = hashlib.sha256(f"{_FORMAT} {min_seconds}\n".encode())
+    digest = hashlib.sha256(f"{_FORMAT} {rules}\n".encode())
     for task in tasks:
         stat = (folder / task.file).stat()
         digest.update(f"{task.clip_id}\t{task.file}\t{stat.st_size}\t{stat.st_mtime_ns}\t".encode() + task.target)
@@ -132,7 +142,7 @@ def pack(
     label_files: Sequence[Path],
     out: Path,
     *,
-    min_seconds: float = 1.0,
+    rules: ClipRules = ClipRules(),
     workers: int | None = None,
     overwrite: bool = False,
 ) -> list[Problem] | None:
@@ -142,7 +152,7 @@ def pack(
         folder: audio files, nested as they like.
         label_files: strong TSVs and weak CSVs.
         out: the HDF5 file.
-        min_seconds: shorter clips are reported.
+        rules: how each file is read.
         workers: processes; None = one per core.
         overwrite: replace an output made from other files.
 
@@ -156,7 +166,7 @@ def pack(
     """
     check_writable(out)
     tasks, problems = plan(folder, label_files)
-    request = json.dumps({"sha256": fingerprint(folder, tasks, min_seconds), "clips": len(tasks)})
+    request = json.dumps({"sha256": fingerprint(folder, tasks, rules), "clips": len(tasks)})
     done = out.exists() and _request_of(out) == request
     if out.exists() and not done and not overwrite:
         raise UserError(f"{out} is there and was made from other files or labels; add --overwrite to replace it")
@@ -164,7 +174,7 @@ def pack(
     if not done or overwrite:
         done = False
         _open_parts(parts, request)
-        _pack_parts(folder, tasks, parts, min_seconds, workers)
+        _pack_parts(folder, tasks, parts, rules, workers)
         _merge(parts, tasks, out, request)
     problems = sorted(problems + _problems_of(out), key=lambda p: (p.clip_id, p.problem, p.file))
     _write_report(report_path(out), problems)
@@ -217,12 +227,12 @@ def _part_path(parts: Path, first: int) -> Path:
     return parts / f"{first:09d}.hdf"
 
 
-def _pack_parts(folder: Path, tasks: Sequence[Task], parts: Path, min_seconds: float, workers: int | None) -> None:
+def _pack_parts(folder: Path, tasks: Sequence[Task], parts: Path, rules: ClipRules, workers: int | None) -> None:
     """Encode the batches that are not there yet."""
     firsts = [k for k in range(0, len(tasks), BATCH) if not _part_path(parts, k).is_file()]
     left = [task for k in firsts for task in tasks[k : k + BATCH]]
     paths = [folder / task.file for task in left]
-    packed = map_in_processes(partial(pack_clip, min_seconds=min_seconds), paths, workers, lambda _: CRASHED)
+    packed = map_in_processes(partial(pack_clip, **asdict(rules)), paths, workers, lambda _: CRASHED)
     with tqdm(packed, desc=f"packing {folder}", unit="clip", total=len(tasks), initial=len(tasks) - len(left)) as clips:
         done = iter(clips)
         for first in firsts:
@@ -296,6 +306,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min_seconds", type=float, default=1.0, help="report clips shorter than this (default: %(default)s)"
     )
+    parser.add_argument(
+        "--channels", choices=CHANNELS, default="mix", help="pack the mean of all channels, or the first one"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="leave out files whose end is missing (default: pack what is there)"
+    )
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--overwrite", action="store_true", help="replace an output made from other files")
     return parser
@@ -313,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.audio,
         args.labels,
         args.out,
-        min_seconds=args.min_seconds,
+        rules=ClipRules(args.min_seconds, 0 if args.channels == "first" else None, args.strict),
         workers=args.workers,
         overwrite=args.overwrite,
     )

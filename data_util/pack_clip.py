@@ -11,6 +11,8 @@ import numpy as np
 import soundfile
 
 from data_util.audio import CLIP_SECONDS, DecodeError, decode_channels, resample
+from data_util.channels import ChannelMixer
+from data_util.mp3_frames import scan
 
 PACKED_RATE = 32_000  # Hz
 _LENGTH_TOLERANCE = 0.3  # s: MP3 frames and encoder padding make a clip a little longer
@@ -25,7 +27,7 @@ class PackedClip:
     Attributes:
         mp3: MP3 bytes; empty when the clip cannot be read.
         digest: hash of the file's bytes, the same for the same audio file under two names.
-        problems: (unreadable, silent, too short or clipped; in more words).
+        problems: (unreadable, cut off, odd, silent, too short or clipped; in more words).
     """
 
     mp3: bytes
@@ -43,24 +45,33 @@ def encode_mp3(audio: np.ndarray, rate: int = PACKED_RATE) -> bytes:
     return buffer.getvalue()
 
 
-def pack_clip(path: Path, min_seconds: float) -> PackedClip:
+def pack_clip(path: Path, min_seconds: float, channel: int | None = None, strict: bool = False) -> PackedClip:
     """Read a file and make it mono MP3 at 32 kHz of at most 10 s; bytes that are so already stay as they are.
 
     Args:
         path: audio file.
         min_seconds: a shorter clip is reported as too short.
+        channel: of several, counted from 0; None: the mean of all.
+        strict: leave a file out whose end is missing; otherwise what is there is packed, and reported.
 
     Returns:
         The clip. Never raises for the sake of one file: what is wrong stands in `problems`.
     """
     try:
         data = path.read_bytes()
-        audio, rate = decode_channels(data)
+        decoded = decode_channels(data)
     except (DecodeError, OSError) as error:
         return PackedClip(b"", "", [("unreadable", " ".join(str(error).split()))])
+    if decoded.cut_off and strict:
+        return PackedClip(b"", "", [("cut off", decoded.notes[-1])])
+    audio, rate = decoded.audio, decoded.sample_rate
+    mixer = ChannelMixer(channel)
+    mono = mixer(audio)
     problems = _problems(audio, rate, min_seconds)
+    problems += [("cut off" if "cut off" in note else "odd", note) for note in decoded.notes]
+    problems += [("odd", mixer.note)] if mixer.note else []
     if not _fits(data, audio, rate):
-        mono = audio.mean(axis=1)[: round(CLIP_SECONDS * rate)]
+        mono = mono[: round(CLIP_SECONDS * rate)]
         try:
             data_out = encode_mp3(resample(mono, rate, PACKED_RATE))
         except soundfile.SoundFileError as error:
@@ -74,7 +85,9 @@ def pack_clip(path: Path, min_seconds: float) -> PackedClip:
 def _fits(data: bytes, audio: np.ndarray, rate: int) -> bool:
     if rate != PACKED_RATE or audio.shape[1] != 1 or len(audio) > (CLIP_SECONDS + _LENGTH_TOLERANCE) * rate:
         return False
-    return soundfile.info(io.BytesIO(data)).format == "MP3"
+    with io.BytesIO(data) as file:
+        segments = scan(file, len(data))  # one, or readers would disagree about the length
+        return len(segments) == 1 and segments[0].begin == 0 and segments[0].is_complete
 
 
 def _problems(audio: np.ndarray, rate: int, min_seconds: float) -> list[tuple[str, str]]:

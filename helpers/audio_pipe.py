@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
 
+from data_util.audio_file import MISSING_SECONDS
 from errors import UserError
 
 PIECE_BYTES = 16_384  # asked for at once; a pipe gives what it has
@@ -24,6 +25,7 @@ _FORMATS = {  # name: (bytes per sample, how they are read)
 _WAV_FORMATS = {(1, 8): "u8", (1, 16): "s16", (1, 24): "s24", (1, 32): "s32", (3, 32): "f32", (3, 64): "f64"}
 _EXTENSIBLE = 0xFFFE
 _UNKNOWN_LENGTH = 0x7FFF0000  # sizes from here on, and 0, are written by programs that do not know it yet
+_UNKNOWN_LONG = 1 << 60
 
 
 def _from_24_bit(data: bytes) -> np.ndarray:
@@ -63,6 +65,7 @@ class PipedAudio:
     sample_rate: int
     blocks: Iterator[np.ndarray]
     name: str = "stdin"
+    notes: list[str] = field(default_factory=list)  # what is odd about it, once the blocks have come to their end
 
 
 def open_pipe(file: BinaryIO, raw: RawFormat | None = None) -> PipedAudio:
@@ -74,7 +77,8 @@ def open_pipe(file: BinaryIO, raw: RawFormat | None = None) -> PipedAudio:
     length: int | None = None
     if raw is None:
         raw, length = _read_wav_header(file)
-    return PipedAudio(raw.sample_rate, _blocks(file, raw, length))
+    notes: list[str] = []
+    return PipedAudio(raw.sample_rate, _blocks(file, raw, length, notes), notes=notes)
 
 
 def _read_wav_header(file: BinaryIO) -> tuple[RawFormat, int | None]:
@@ -86,17 +90,27 @@ def _read_wav_header(file: BinaryIO) -> tuple[RawFormat, int | None]:
         raise UserError(
             "standard input holds no WAV header: pipe WAV, or name the layout with --raw RATE:CHANNELS:ENCODING"
         )
-    layout = None
-    while len(header := _read(file, 8)) == 8:
+    layout, long_length, header = None, 0, _read(file, 8)
+    while len(header) == 8:
         name, length = struct.unpack("<4sI", header)
         if name == b"data":
             if layout is None:
                 break
-            return layout, length if 0 < length < _UNKNOWN_LENGTH else None
-        body = _read(file, length + length % 2)
+            known = length if length < _UNKNOWN_LENGTH else long_length
+            return layout, known if 0 < known < _UNKNOWN_LONG else None
+        body = _read(file, length)
         if name == b"fmt " and len(body) >= 16:
             layout = _parse_fmt(body)
+        elif name == b"ds64" and len(body) >= 16:
+            long_length = struct.unpack("<Q", body[8:16])[0]
+        header = _next_header(file, length % 2 == 1)
     raise UserError("standard input starts like WAV, but its header is damaged")
+
+
+def _next_header(file: BinaryIO, is_odd: bool) -> bytes:
+    """The header of the chunk after one of odd length: programs pad it with a zero byte, as they must, or forget to."""
+    header = _read(file, 8)
+    return header[1:] + _read(file, 1) if is_odd and header[:1] == b"\0" else header
 
 
 def _parse_fmt(body: bytes) -> RawFormat:
@@ -118,7 +132,7 @@ def _read(file: BinaryIO, n: int) -> bytes:
     return b"".join(parts)
 
 
-def _blocks(file: BinaryIO, layout: RawFormat, length: int | None) -> Iterator[np.ndarray]:
+def _blocks(file: BinaryIO, layout: RawFormat, length: int | None, notes: list[str]) -> Iterator[np.ndarray]:
     width, decode = _FORMATS[layout.encoding]
     frame_bytes = width * layout.channels
     read = getattr(file, "read1", file.read)  # what is there, without waiting for a full buffer
@@ -126,9 +140,8 @@ def _blocks(file: BinaryIO, layout: RawFormat, length: int | None) -> Iterator[n
     while left is None or left > 0:
         piece = read(PIECE_BYTES if left is None else min(PIECE_BYTES, left))
         if not piece:
-            if length is not None and left:
-                share = min(1 - left / length, 0.99)
-                raise UserError(f"standard input is cut off: it holds {share:.0%} of the samples announced")
+            if length is not None and left and left > MISSING_SECONDS * layout.sample_rate * frame_bytes:
+                notes.append(f"it is cut off: it holds {1 - left / length:.0%} of the samples that it announces")
             break
         left = None if left is None else left - len(piece)
         kept += piece

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import struct
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fsencode
 from pathlib import Path
 
 import numpy as np
 
+from data_util.audio_file import (
+    BLOCK_SECONDS,
+    HIGHEST_RATE,
+    LOUDEST,
+    LOWEST_RATE,
+    AudioFile,
+    DecodeError,
+    full_scale,
+    require_finite,
+)
+from data_util.channels import ChannelMixer
 from errors import UserError, reading
 from helpers.audio_pipe import PipedAudio
 
 SAMPLE_RATE = 16_000
-BLOCK_SECONDS = 30.0
-# A file may hold this much less than its header says: MP3 headers count the encoder's padding.
-MISSING_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -32,38 +38,87 @@ class Audio:
 Source = str | PathLike[str] | Audio | PipedAudio
 
 
-def read_blocks(source: Source, channel: int | None = None) -> Iterator[np.ndarray]:
+def read_blocks(
+    source: Source, channel: int | None = None, *, notes: list[str] | None = None, strict: bool = False
+) -> Iterator[np.ndarray]:
     """Yield the samples of a file, array or pipe, float32 [n] at 16 kHz, in blocks of about 30 s (pipes: as they come).
 
     Arguments:
-        source: a file that libsndfile reads, `Audio` or `PipedAudio`.
+        source: a file, `Audio` or `PipedAudio`.
         channel: the channel to take, counted from 0; None mixes all of them.
+        notes: gets a line for all that is odd about the source, such as an end that is missing.
+        strict: raise UserError where the end of the source is missing.
     Raises:
-        UserError: the file is missing, empty, cut off, or no audio; the channel does not exist.
+        UserError: the file is missing, empty, or not audio; the channel does not exist.
     """
+    told = [] if notes is None else notes
+    mixer = ChannelMixer(channel)
+    try:
+        rate, blocks = _open(source, told, strict)
+        yield from _resample((_mix(block, mixer, channel, source) for block in blocks), rate)
+    except DecodeError as error:
+        raise UserError(f"{_name(source)} cannot be read as audio: {error}") from None
+    if mixer.note:
+        told.append(mixer.note)
+
+
+def _open(source: Source, notes: list[str], strict: bool) -> tuple[int, Iterator[np.ndarray]]:
+    """Rate and blocks [n, channels] of a source."""
     if isinstance(source, Audio):
-        rate, blocks = source.sample_rate, _array_blocks(source)
-    elif isinstance(source, PipedAudio):
-        rate, blocks = source.sample_rate, source.blocks
-    else:
-        rate, blocks = _open(Path(source))
-    yield from _resample((_mix(block, channel, source) for block in blocks), rate)
+        return source.sample_rate, _array_blocks(source)
+    if isinstance(source, PipedAudio):
+        return source.sample_rate, _pipe_blocks(source, notes, strict)
+    file = _open_file(Path(source))
+    return file.sample_rate, _file_blocks(file, source, notes, strict)
+
+
+def _open_file(path: Path) -> AudioFile:
+    """The opened file; UserError when it is missing or a folder, DecodeError when it is not audio."""
+    with reading(path, "the audio file"), path.open("rb"):
+        return AudioFile(path)
+
+
+def _file_blocks(file: AudioFile, source: Source, notes: list[str], strict: bool) -> Iterator[np.ndarray]:
+    n_read = 0
+    with file:
+        for block in file.blocks():
+            n_read += len(block)
+            yield block
+        notes += file.notes
+        if n_read == 0:
+            raise DecodeError("it holds no samples")
+        if file.cut_off and strict:
+            _refuse_cut_off(source, file.notes)
+
+
+def _pipe_blocks(pipe: PipedAudio, notes: list[str], strict: bool) -> Iterator[np.ndarray]:
+    for block in pipe.blocks:
+        require_finite(block)
+        if full_scale(float(np.abs(block).max(initial=0.0))) != 1.0:
+            raise UserError(f"{_name(pipe)} holds floats far outside -1 to 1: divide them by their full scale")
+        yield block
+    notes += pipe.notes
+    if pipe.notes and strict:
+        _refuse_cut_off(pipe, pipe.notes)
+
+
+def _refuse_cut_off(source: Source, notes: Sequence[str]) -> None:
+    raise UserError(f"{_name(source)}: {notes[-1]}; omit --strict to process what is there")
 
 
 def count_channels(path: str | PathLike[str]) -> int:
     """Channels of an audio file; raises UserError like `read_blocks`."""
-    with _open_file(Path(path)) as file:
-        return file.channels
+    try:
+        with _open_file(Path(path)) as file:
+            return file.channels
+    except DecodeError as error:
+        raise UserError(f"{_name(path)} cannot be read as audio: {error}") from None
 
 
-def _mix(block: np.ndarray, channel: int | None, source: Source) -> np.ndarray:
-    if not np.isfinite(block).all():
-        raise UserError(f"{_name(source)} holds samples that are not numbers (NaN or infinite): export it again")
-    if channel is None:
-        return block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-    if channel >= block.shape[1]:
-        raise UserError(f"{_name(source)} has {block.shape[1]} channels: there is no channel {channel}")
-    return block[:, channel]
+def _mix(block: np.ndarray, mixer: ChannelMixer, channel: int | None, source: Source) -> np.ndarray:
+    if channel is not None and channel >= block.shape[1]:
+        raise UserError(f"{_name(source)} has {block.shape[1]} channels: expected one from 0 to {block.shape[1] - 1}")
+    return mixer(block)
 
 
 def _name(source: Source) -> str:
@@ -94,76 +149,14 @@ def _array_blocks(audio: Audio) -> Iterator[np.ndarray]:
         raise UserError(f"'{audio.name}': expected samples [n] or [n, channels], got shape {samples.shape}")
     if samples.dtype.kind != "f":
         raise UserError(f"'{audio.name}': expected floats in [-1, 1], got {samples.dtype}: divide by its largest value")
-    if not 1000 <= audio.sample_rate <= 1_000_000:
-        raise UserError(f"'{audio.name}': its sample rate of {audio.sample_rate} Hz must be between 1000 and 1,000,000")
+    if not LOWEST_RATE <= audio.sample_rate <= HIGHEST_RATE:
+        limits = f"from {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+        raise UserError(f"'{audio.name}': expected a sample rate {limits}, got {audio.sample_rate} Hz")
     size = int(BLOCK_SECONDS * audio.sample_rate)
-    samples = samples.reshape(len(samples), -1).astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        samples = samples.reshape(len(samples), -1).astype(np.float32, copy=False)
+    require_finite(samples)
+    peak = float(np.abs(samples).max())
+    if peak > LOUDEST:
+        raise UserError(f"'{audio.name}': expected floats in [-1, 1], got a peak of {peak:,.0f}: divide by full scale")
     return (samples[i : i + size] for i in range(0, len(samples), size))
-
-
-def _open(path: Path) -> tuple[int, Iterator[np.ndarray]]:
-    file = _open_file(path)
-    return file.samplerate, _file_blocks(path, file)
-
-
-def _open_file(path: Path):  # type: ignore[no-untyped-def]
-    """The opened file; UserError when it is missing, empty, cut off or no audio."""
-    import soundfile
-
-    with reading(path, "the audio file"), path.open("rb"):
-        size = path.stat().st_size
-    if size == 0:
-        raise UserError(f"audio file '{path}' is empty (0 bytes)")
-    try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise UserError(f"'{path}' cannot be read as audio: {_reason(error)}") from None
-    except UnicodeEncodeError:
-        raise UserError(f"the name of {_name(path)} is not {sys.getfilesystemencoding().upper()}: rename it") from None
-    if file.frames == 0:
-        file.close()
-        raise UserError(f"audio file '{path}' holds no samples")
-    _refuse_cut_riff(path)
-    return file
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", error)).strip().rstrip(".").replace("\n", " ")
-
-
-def _file_blocks(path: Path, file) -> Iterator[np.ndarray]:  # type: ignore[no-untyped-def]
-    import soundfile
-
-    size, n_read = int(BLOCK_SECONDS * file.samplerate), 0
-    with file:
-        while True:
-            try:
-                block = file.read(size, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                at = n_read / file.samplerate
-                raise UserError(f"'{path}' is damaged after {at:.2f} s: {_reason(error)}") from None
-            if len(block) == 0:
-                break
-            n_read += len(block)
-            yield block
-        announced, got = file.frames / file.samplerate, n_read / file.samplerate
-        # libsndfile gives streams of unknown length a huge number of frames.
-        if file.frames < 2**60 and got < announced - MISSING_SECONDS:
-            raise UserError(f"'{path}' is cut off: it announces {announced:.2f} s and holds {got:.2f} s")
-
-
-def _refuse_cut_riff(path: Path) -> None:
-    """Raise UserError for a WAV file whose data chunk is longer than the file: libsndfile reads it silently."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if file.read(4) != b"RIFF" or file.read(8)[4:] != b"WAVE":
-            return
-        while len(header := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", header)
-            if name == b"data":
-                # 0 and numbers near 2^31 or 2^32 stand for "unknown": written by programs that stream to a pipe.
-                if 0 < length < 0x7FFF0000 and file.tell() + length > size:
-                    share = (size - file.tell()) / length
-                    raise UserError(f"'{path}' is cut off: it holds {share:.0%} of the samples that it announces")
-                return
-            file.seek(length + length % 2, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from data_util.audio_file import AudioFile
 from helpers.events import EventTable
 from helpers.outputs import OutputFolder, seconds
 
@@ -27,16 +28,14 @@ def cut_clips(folder: OutputFolder, source: str, stem: str, table: EventTable, c
     import soundfile
 
     written = []
-    with soundfile.SoundFile(source) as file:
-        kind = file.subtype if soundfile.check_format("WAV", file.subtype) else "PCM_16"
+    with AudioFile(Path(source)) as file:
+        kind, rate = file.wav_subtype, file.sample_rate
         for event in table:
-            begin = round(event.onset * file.samplerate)
-            file.seek(min(begin, file.frames))
-            samples = file.read(max(1, round(event.offset * file.samplerate) - begin), always_2d=True)
+            begin = round(event.onset * rate)
+            samples = file.read(begin / rate, max(1, round(event.offset * rate) - begin) / rate)
             if channel is not None:
                 samples = samples[:, channel : channel + 1]
             times = f"{seconds(event.onset):0>9}-{seconds(event.offset):0>9}"
-            rate = file.samplerate
             name = f"{stem}/{times}_{safe_name(event.label)}.wav"
             written.append(
                 folder.write(name, lambda path, s=samples, r=rate: soundfile.write(path, s, r, kind))  # type: ignore[misc]

@@ -167,6 +167,7 @@ class Detection:
         tags: probability of each class of the weak head somewhere in the audio [Cw], the highest of all windows.
         channel: of the audio, counted from 0; None: the mean of all.
         scores: frame scores after the median filter, float32 [C, T]; None unless they were asked for.
+        notes: what is odd about the audio, such as an end that is missing.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Detection:
     tags: np.ndarray
     channel: int | None = None
     scores: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def events(self) -> EventTable:
@@ -215,8 +217,8 @@ class ClipPass:
         self._tags = np.maximum(self._tags, weak)
         self._decode(self._smoother.push(self._blender.add(start, strong)))
 
-    def finish(self, n_samples: int) -> Detection:
-        """The result, after the last window of an audio of so many samples."""
+    def finish(self, n_samples: int, notes: tuple[str, ...] = ()) -> Detection:
+        """The result, after the last window of an audio of so many samples; `notes` as in `Detection`."""
         self._decode(self._smoother.push(self._blender.finish(self.plan.count_frames(n_samples))))
         self._decode(self._smoother.finish())
         duration = n_samples / SAMPLE_RATE
@@ -226,7 +228,7 @@ class ClipPass:
         }
         scores = np.concatenate(self._scores, axis=1) if self.keep_scores else None
         tags = np.asarray(self._tags, np.float32)
-        return Detection(self.name, duration, self.decoding.classes, tables, tags, self.channel, scores)
+        return Detection(self.name, duration, self.decoding.classes, tables, tags, self.channel, scores, notes)
 
     def _decode(self, scores: np.ndarray) -> None:
         if scores.shape[1] == 0:

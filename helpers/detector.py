@@ -247,4 +247,4 @@ def _take_finished(running: dict[Job, _Open]) -> Iterator[tuple[Job, Detection |
         if error is not None:
             yield job, Failure(job.name, error)
         else:
-            yield job, entry.clip.finish(entry.end.n_samples)
+            yield job, entry.clip.finish(entry.end.n_samples, entry.end.notes)

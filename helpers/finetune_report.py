@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from data_util.audio import SAMPLE_RATE, DecodeError
+from data_util.audio import SAMPLE_RATE, DecodeError, read_part
 from data_util.own_data import OwnData, Recording
 from data_util.own_splits import balance
-from data_util.own_windows import read_part
 from errors import UserError
 from helpers.backends import model_title
 from helpers.finetune_scores import examine
@@ -89,8 +88,8 @@ def report_on(
         **figures,
     }
     write_text(folder / FIGURES, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    paths = {r.name: r.path for r in scored}
-    write_text(folder / PAGE, render(report, read_history(folder / HISTORY_FILE), paths))
+    recordings = {r.name: r for r in scored}
+    write_text(folder / PAGE, render(report, read_history(folder / HISTORY_FILE), recordings))
     write_text(folder / CARD_FILE, model_card(report))
     log.info("%s", summary(report))
     log.info("report: %s", folder / PAGE)
@@ -154,13 +153,15 @@ def _interval(estimate: Estimate) -> str:
 # ---- the page -------------------------------------------------------------------------------------------------
 
 
-def render(report: Mapping[str, Any], history: Sequence[Mapping[str, float]], paths: Mapping[str, Path]) -> str:
+def render(
+    report: Mapping[str, Any], history: Sequence[Mapping[str, float]], recordings: Mapping[str, Recording]
+) -> str:
     """The page; whatever names say, they stay text.
 
     Args:
         report: from `report_on`.
         history: figures per epoch.
-        paths: of the recordings that are scored.
+        recordings: those that are scored, by name.
     """
     parts = {
         "TITLE": _text(report["name"]),
@@ -169,7 +170,7 @@ def render(report: Mapping[str, Any], history: Sequence[Mapping[str, float]], pa
         "CLASSES": _class_table(report["classes"]),
         "CONFUSION": _confusion_table(report["confusion"], [row["label"] for row in report["classes"]]),
         "CURVES": _curves(history),
-        "WORST": "".join(_worst_clip(entry, paths) for entry in report["worst"]) or "<p>No errors at all.</p>",
+        "WORST": "".join(_worst_clip(entry, recordings) for entry in report["worst"]) or "<p>No errors at all.</p>",
         "BALANCE": _balance_table(report["balance"]),
         "NOTES": "".join(f"<li>{_text(note)}</li>" for note in report["notes"]) or "<li>Nothing to note.</li>",
     }
@@ -293,14 +294,15 @@ def _curves(history: Sequence[Mapping[str, float]]) -> str:
 # ---- clips to listen to ---------------------------------------------------------------------------------------
 
 
-def _worst_clip(entry: Mapping[str, Any], paths: Mapping[str, Path]) -> str:
+def _worst_clip(entry: Mapping[str, Any], recordings: Mapping[str, Recording]) -> str:
     start, seconds = excerpt(entry["true"], entry["detected"], entry["duration"])
     what = f"{entry['missed']:.1f} s missed, {entry['false']:.1f} s detected wrongly"
     if seconds < entry["duration"]:
         what += f"; shown: {start:.0f} s to {start + seconds:.0f} s of {entry['duration']:.0f} s"
     title = f"<h3>{_text(entry['name'])}</h3><p>{what}</p>"
     try:
-        audio = read_part(paths[entry["name"]], start, seconds)
+        recording = recordings[entry["name"]]
+        audio = read_part(recording.path, start, seconds, recording.channel)
     except DecodeError as error:
         return f"<article>{title}<p>It cannot be read again: {_text(error)}</p></article>"
     lanes = "".join(

@@ -50,6 +50,8 @@ def listen_to_one(detector: Detector, writer: ResultWriter, job: Job) -> int:
         raise
     finally:
         progress.clear()
+    for note in result.notes:
+        print(f"{result.name}: {note}", file=sys.stderr)
     for name, table in result.tables.items():
         above = "the thresholds of their classes" if name == CLASS_THRESHOLDS else name
         print(f"\n{result.name} ({result.duration:.2f} s): {len(table)} events above {above}")
@@ -186,11 +188,17 @@ def _report(summary: Summary, progress: Progress, out: Path) -> int:
     for label, count in summary.classes.most_common(N_TAGS):
         print(f"  {count:>8}  {label}")
     print(f"written: {out}, all files in {out / SUMMARY_FILE}")
-    if not summary.failures:
-        return 0
-    print(f"{len(summary.failures)} files could not be read:", file=sys.stderr)
-    for name, why in summary.failures[:PRINTED_FAILURES]:
+    _list("files are odd, and were processed", summary.notes, out)
+    _list("files could not be read", summary.failures, out)
+    return EXIT_BAD_FILES if summary.failures else 0
+
+
+def _list(what: str, files: Sequence[tuple[str, str]], out: Path) -> None:
+    """Name files and what is wrong with them, the first ones of many."""
+    if not files:
+        return
+    print(f"{len(files)} {what}:", file=sys.stderr)
+    for name, why in files[:PRINTED_FAILURES]:
         print(f"  {name}: {why}", file=sys.stderr)
-    if len(summary.failures) > PRINTED_FAILURES:
-        print(f"  and {len(summary.failures) - PRINTED_FAILURES} more: see {out / SUMMARY_FILE}", file=sys.stderr)
-    return EXIT_BAD_FILES
+    if len(files) > PRINTED_FAILURES:
+        print(f"  and {len(files) - PRINTED_FAILURES} more: see {out / SUMMARY_FILE}", file=sys.stderr)

@@ -22,12 +22,14 @@ class Job:
     Arguments:
         source: a file, samples in memory, or a pipe.
         channel: counted from 0; None: the mean of all.
+        strict: refuse audio whose end is missing.
         key: whatever the caller wants to know it by.
     """
 
     source: Source
     channel: int | None = None
     key: object = None
+    strict: bool = False
 
     @property
     def name(self) -> str:
@@ -46,18 +48,20 @@ class Window:
 
 @dataclass(frozen=True)
 class End:
-    """The end of a job: how many samples it had, or why it could not be read."""
+    """The end of a job: how many samples it had and what is odd about it, or why it could not be read."""
 
     job: Job
     n_samples: int = 0
     error: UserError | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_job(job: Job, plan: WindowPlan) -> Iterator[Window | End]:
     """The windows of a job in order, then its end; a file that cannot be read ends with its error."""
     splitter = WindowSplitter(plan)
+    notes: list[str] = []
     try:
-        for block in read_blocks(job.source, job.channel):
+        for block in read_blocks(job.source, job.channel, notes=notes, strict=job.strict):
             for start, samples in splitter.push(block):
                 yield Window(job, start, samples)
         if splitter.n_samples == 0:
@@ -67,7 +71,7 @@ def read_job(job: Job, plan: WindowPlan) -> Iterator[Window | End]:
     except UserError as error:
         yield End(job, error=error)
         return
-    yield End(job, splitter.n_samples)
+    yield End(job, splitter.n_samples, notes=tuple(notes))
 
 
 class _StoppedError(Exception):

@@ -173,6 +173,7 @@ class Summary:
         self.thresholds = list(thresholds)
         self.rows: dict[str, list[str]] = {}
         self.failures: list[tuple[str, str]] = []
+        self.notes: list[tuple[str, str]] = []
         self.classes: Counter[str] = Counter()
         self.seconds = 0.0
         self.n_done = self.n_skipped = 0
@@ -204,7 +205,10 @@ class Summary:
         self.n_done += 1
         most = counts.most_common(1)[0][0] if counts else ""
         numbers = [str(len(table)) for table in result.tables.values()]
-        self.rows[stem] = [result.name, stem, "done", f"{result.duration:.3f}", *numbers, most, ""]
+        status = "cut off" if any("cut off" in note for note in result.notes) else "done"
+        if result.notes:
+            self.notes.append((result.name, "; ".join(result.notes)))
+        self.rows[stem] = [result.name, stem, status, f"{result.duration:.3f}", *numbers, most, "; ".join(result.notes)]
 
     def skip(self, stem: str, row: list[str]) -> None:
         """Take the row of an audio that an earlier run has finished."""

@@ -66,7 +66,7 @@ def score_recordings(
         Name of the recording -> float32 [C, T] at 25 frames per second, not filtered.
     """
     detector = Detector(model, device=device, median_window=1, detection_thresholds=[DEFAULT_THRESHOLD])
-    jobs = [Job(str(r.path), None, r.name) for r in recordings]
+    jobs = [Job(str(r.path), r.channel, r.name) for r in recordings]
     scores: dict[str, np.ndarray] = {}
     for job, result in detector.detect_many(jobs, n_threads=2, keep_scores=True):
         if isinstance(result, Detection) and result.scores is not None:

@@ -158,9 +158,11 @@ def test_clips_per_split_and_classes_of_the_label_file(data_copy, capsys):
 
 def test_a_crash_of_the_decoder_names_its_clip(data_copy, monkeypatch):
     """Worker processes are forked here, so they crash where the main process says."""
-    whole = check_module.decode
+    whole = check_module.decode_channels
     fatal = Mp3File(data_copy / "eval_segments_mp3.hdf").mp3(2).tobytes()
-    monkeypatch.setattr(check_module, "decode", lambda data: os._exit(1) if data.tobytes() == fatal else whole(data))
+    monkeypatch.setattr(
+        check_module, "decode_channels", lambda data: os._exit(1) if data.tobytes() == fatal else whole(data)
+    )
     wrong = check(data_copy, decode_count=None).wrong
     clip = Mp3File(data_copy / "eval_segments_mp3.hdf").clip_ids[2]
     assert len(wrong) == 1 and f"1 of 4 clips cannot be decoded: {clip} (the process that decoded it died" in wrong[0]

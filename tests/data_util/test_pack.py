@@ -82,7 +82,8 @@ def test_round_trip_of_formats_rates_channels_and_names(tmp_path):
     assert sorted(reader.clip_ids) == sorted(f"Y{y}" for y in sources)
     for seed, (ytid, (name, rate, _, seconds)) in enumerate(sources.items()):
         row = reader.clip_ids.tolist().index(f"Y{ytid}")
-        stored, stored_rate = decode_channels(reader.mp3(row))
+        decoded = decode_channels(reader.mp3(row))
+        stored, stored_rate = decoded.audio, decoded.sample_rate
         assert stored_rate == 32_000 and stored.shape[1] == 1
         assert abs(len(stored) / 32_000 - min(seconds, 10.0)) < 0.01
         original = wave(seconds, rate, seed).astype(float)
@@ -324,8 +325,8 @@ def test_a_crash_of_the_decoder_costs_one_clip(tmp_path, monkeypatch):
     """Worker processes are forked here, so they crash where the main process says."""
     audio, labels = make_folder(tmp_path, 12)
 
-    def crash(path, min_seconds):
-        return os._exit(1) if path.stem == "clip3" else pack_clip(path, min_seconds)
+    def crash(path, **rules):
+        return os._exit(1) if path.stem == "clip3" else pack_clip(path, **rules)
 
     crash.__module__, crash.__qualname__ = pack_module.__name__, "pack_clip"  # as pickle finds it
     monkeypatch.setattr(pack_module, "pack_clip", crash)

@@ -115,7 +115,7 @@ def test_one_channel_can_be_chosen(detector):
     audio = Audio(np.stack([tones(10, [(1, 2, "Siren")]), tones(10, [(4, 5, "Siren")])], axis=1))
     close(found(detector.detect(audio, channel=1)), [(4, 5, "Siren")])
     close(found(detector.detect(audio)), [(1, 2, "Siren"), (4, 5, "Siren")])
-    with pytest.raises(UserError, match="no channel 2"):
+    with pytest.raises(UserError, match="2 channels: expected one from 0 to 1"):
         detector.detect(audio, channel=2)
 
 
@@ -232,6 +232,6 @@ def test_reading_stays_a_bounded_number_of_windows_ahead():
 
 
 def test_a_defect_in_a_reader_reaches_the_caller(monkeypatch):
-    monkeypatch.setattr("helpers.pipeline.read_blocks", lambda *_: 1 / 0)
+    monkeypatch.setattr("helpers.pipeline.read_blocks", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(Detector(ToneModel()).detect_many(many_jobs(4, set())))

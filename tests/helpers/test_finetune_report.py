@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
         **figures,
     }
     history = [{"epoch": i, "train/frame_loss": 1 / (i + 1), "val/loss": 0.5, "val/choice": -i} for i in range(4)]
-    return report, history, {r.name: r.path for r in recordings}
+    return report, history, {r.name: r for r in recordings}
 
 
 def test_the_worst_recordings_come_first(made) -> None:
@@ -96,14 +97,15 @@ def test_the_audio_is_that_of_the_recording(made) -> None:
 
 
 def test_a_recording_that_is_gone_is_said_to_be(made, tmp_path: Path) -> None:
-    report, history, paths = made
-    page = render(report, history, dict.fromkeys(paths, tmp_path / "gone.wav"))
+    report, history, recordings = made
+    gone = {name: replace(recording, path=tmp_path / "gone.wav") for name, recording in recordings.items()}
+    page = render(report, history, gone)
     assert "It cannot be read again" in page and "<audio" not in page
 
 
 def test_a_report_without_training_and_on_validation_recordings(made) -> None:
-    report, _, paths = made
-    page = render({**report, "scored": "val", "clip_labels": True, "worst": [], "notes": []}, [], paths)
+    report, _, recordings = made
+    page = render({**report, "scored": "val", "clip_labels": True, "worst": [], "notes": []}, [], recordings)
     for text in ("left no curves here", "They are too good", "an event stands for a recording", "No errors at all"):
         assert text in page
 

@@ -1,0 +1,69 @@
+"""Audio that libsndfile does not read (m4a, mp4, aac, wma, webm, ...) through PyAV, which is optional."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from functools import cache
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+INSTALL = "pip install av"
+
+
+@cache
+def pyav() -> ModuleType | None:
+    """The package, where it is installed."""
+    try:
+        return importlib.import_module("av")
+    except ImportError:
+        return None
+
+
+class AvFile:
+    """The first audio stream of a file that FFmpeg reads.
+
+    Attributes:
+        sample_rate: Hz.
+        channels: how many.
+        announced: samples that the file promises; None where it does not say.
+        cut_off: whether decoding ended with an error.
+    """
+
+    def __init__(self, file: str | BinaryIO) -> None:
+        """Open it; raises ValueError with the reason."""
+        av = pyav()
+        assert av is not None
+        try:
+            self._container: Any = av.open(file)
+        except (av.error.FFmpegError, OSError) as error:
+            raise ValueError(getattr(error, "strerror", None) or str(error)) from None
+        if not self._container.streams.audio:
+            self._container.close()
+            raise ValueError("there is no audio in it")
+        self._stream = self._container.streams.audio[0]
+        context = self._stream.codec_context
+        self.sample_rate, self.channels = int(context.sample_rate), int(context.layout.nb_channels)
+        duration, base = self._stream.duration, self._stream.time_base
+        self.announced = None if duration is None else round(float(duration * base) * self.sample_rate)
+        self.cut_off = False
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All samples from the start, float32 [n, channels]."""
+        av = pyav()
+        assert av is not None
+        layout = self._stream.codec_context.layout
+        to_float = av.AudioResampler(format="fltp", layout=layout, rate=self.sample_rate)
+        self._container.seek(0, backward=True)
+        try:
+            for frame in self._container.decode(self._stream):
+                yield from (piece.to_ndarray().T for piece in to_float.resample(frame))
+        except (av.error.FFmpegError, OSError):
+            self.cut_off = True
+        yield from (piece.to_ndarray().T for piece in to_float.resample(None))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
