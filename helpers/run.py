@@ -91,6 +91,12 @@ class ProgressBar(TQDMProgressBar):
             items["lr"] = f"{max(group['lr'] for group in trainer.optimizers[0].param_groups):.1e}"
         return items
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """End the bars, which would be drawn below the last line otherwise."""
+        for bar in (self._val_progress_bar, self._train_progress_bar, self._predict_progress_bar):
+            if bar is not None:
+                bar.close()
+
 
 def make_trainer(
     options: Any,
