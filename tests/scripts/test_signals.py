@@ -297,6 +297,16 @@ def test_pseudo_labels(start: Start, synthetic_dir: Path, teacher: Path, tmp_pat
     assert out.exists() and not parts.exists()
 
 
+def test_a_killed_command_leaves_no_process(start: Start, tmp_path: Path) -> None:
+    """SIGKILL to the main process alone: those of a pool see it, too."""
+    out = tmp_path / "data"
+    command = start("data_util.synthetic", "--out", out, "--train", 400, "--workers", 2)
+    until(lambda: out.exists() and unfinished(tmp_path) and command.n_processes() >= 3)
+    time.sleep(0.3)
+    command.send("main", signal.SIGKILL)
+    assert command.end()[0] == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
