@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,34 @@ def _exists(path: Path) -> bool:
     return True  # any other error is one
 
 
+_parts: set[Path] = set()  # that are being written
+
+
+@contextmanager
+def unfinished(part: Path) -> Iterator[Path]:
+    """Remove the file or folder `part` when the block ends, or when a second signal ends the process within it."""
+    _parts.add(part)
+    try:
+        yield part
+    finally:
+        _remove(part)
+        _parts.discard(part)
+
+
+def discard_parts() -> None:
+    """Remove what is under temporary names now; for a process that ends at once."""
+    for part in list(_parts):
+        _remove(part)
+
+
+def _remove(part: Path) -> None:
+    with suppress(OSError):
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink()
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends well, else remove it.
@@ -46,14 +75,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        if error.filename == str(part):
-            error.filename = str(path)
-        raise
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    with unfinished(path.with_name(f".{path.name}.{os.getpid()}.part")) as part:
+        try:
+            yield part
+            os.replace(part, path)
+        except OSError as error:
+            if error.filename == str(part):
+                error.filename = str(path)
+            raise

@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
+
+import signals
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 # The mistakes that people make with files, and what to do about them; others have the system's words.
@@ -38,33 +40,44 @@ class UserError(ValueError):
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn a user's mistake, trouble with a file, or Ctrl-C into one line on stderr and an exit code.
+    """Turn a user's mistake, trouble with a file, Ctrl-C or SIGTERM into one line on stderr and an exit code.
 
     A context manager or decorator. When whoever read our output has had enough (`| head`), the program ends in silence.
+    Signals: see `signals.caught`; a second one ends the program at once.
 
     Raises:
-        SystemExit: with code 2 after `UserError`, `OSError` and where memory ran out; 130 after `KeyboardInterrupt`,
-            141 after a closed pipe.
+        SystemExit: with code 2 after `UserError`, `OSError` and where memory ran out; 130 after `KeyboardInterrupt`
+            (143 if SIGTERM caused it), 141 after a closed pipe.
 
     Example:
         ``@exit_on_user_error()`` above ``def main(argv=None) -> None``.
     """
-    try:
-        yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more
-        raise SystemExit(EXIT_BROKEN_PIPE) from None
-    except (UserError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(EXIT_USER_ERROR) from None
-    except (MemoryError, RuntimeError) as error:
-        if not _lacks_memory(error):
+    with signals.caught():
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more
+            raise SystemExit(EXIT_BROKEN_PIPE) from None
+        except (UserError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            raise SystemExit(EXIT_USER_ERROR) from None
+        except (MemoryError, RuntimeError) as error:
+            if signals.received() and "DataLoader worker" in str(error):  # a signal met it before it could ignore it
+                _end_interrupted(KeyboardInterrupt())
+            if not _lacks_memory(error):
+                raise
+            advice = f"use smaller batches, windows or models ({one_line(error)})"
+            print(f"error: not enough memory; {advice}", file=sys.stderr)
+            raise SystemExit(EXIT_USER_ERROR) from None
+        except (KeyboardInterrupt, SystemExit) as stop:
+            if cause := signals.interruption(stop):
+                _end_interrupted(cause)
             raise
-        print(f"error: not enough memory; use smaller batches, windows or models ({one_line(error)})", file=sys.stderr)
-        raise SystemExit(EXIT_USER_ERROR) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _end_interrupted(stop: KeyboardInterrupt) -> NoReturn:
+    print(signals.exit_line(stop), file=sys.stderr)
+    raise SystemExit(signals.exit_code()) from None
 
 
 def _lacks_memory(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import config
+import signals
 from config_finetune import FinetuneOptions
 from errors import UserError, exit_on_user_error
 
@@ -76,9 +77,10 @@ def train(options: FinetuneOptions, data: OwnData) -> None:
     log.info("%s", run.describe(options, module, trainer, folder, training_windows=windows, epochs=length))
     run.fit(trainer, module, loader, run.eval_loader(val_set, options), options)
     run.report(folder, trainer, module, "last epoch")
-    device = str(trainer.strategy.root_device)
-    tune_checkpoint(folder / BEST, splits["val"], device)
-    report_on(folder / BEST, folder, data, splits, device, n_bootstrap=options.n_bootstrap)
+    device, best = str(trainer.strategy.root_device), folder / BEST
+    with signals.telling(lambda: f"{best} is trained; report on it with --evaluate --checkpoint {best}"):
+        tune_checkpoint(best, splits["val"], device)
+        report_on(best, folder, data, splits, device, n_bootstrap=options.n_bootstrap)
 
 
 def evaluate(options: FinetuneOptions, data: OwnData) -> None:

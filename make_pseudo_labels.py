@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import config
+import signals
 from errors import UserError, exit_on_user_error
 
 if TYPE_CHECKING:
@@ -81,11 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import pytorch_lightning as pl
     import torch
-    from torch.utils.data import DataLoader
 
     from data_util.audioset import AudioSetStrong, AudioSetWeak
-    from data_util.processes import leave_interrupts
+    from data_util.loaders import Loader
     from helpers import devices, run
+    from helpers.callbacks import KeepSignals
     from helpers.pseudo_labelling import BatchesOfRank, Ensemble, PartFolder, fingerprint
 
     run.prepare()
@@ -113,25 +114,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        callbacks=[run.ProgressBar()],
+        callbacks=[run.ProgressBar(), KeepSignals()],
     )
     batches = BatchesOfRank(missing, len(clips), options.batch_size)
     workers = devices.n_workers(options)  # type: ignore[arg-type]
-    loader = DataLoader(
-        clips,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=leave_interrupts,
-    )
-    if missing:
-        try:
+    loader = Loader.make(clips, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available())
+    with signals.telling(lambda: parts.progress(n_batches)):
+        if missing:
             trainer.predict(Ensemble(teachers, parts, options.batch_size), loader, return_predictions=False)
-        except SystemExit as stop:  # how Lightning ends after Ctrl-C
-            raise KeyboardInterrupt from stop
-    trainer.strategy.barrier()
+        trainer.strategy.barrier()
+        names = parts.merge(n_batches) if trainer.is_global_zero else []
     if trainer.is_global_zero:
-        names = parts.merge(n_batches)
         log.info("%s: logits of %d clips", options.out, len(names))
         if left_out := sorted(set(clips.clip_ids).difference(names)):
             reasons = "they cannot be decoded, or their logits are not finite"

@@ -32,6 +32,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+import signals
 from atomic import check_writable, replacing
 from data_util.channels import CHANNELS
 from data_util.hdf5_dataset import PackedRows
@@ -174,8 +175,9 @@ def pack(
     if not done or overwrite:
         done = False
         _open_parts(parts, request)
-        _pack_parts(folder, tasks, parts, rules, workers)
-        _merge(parts, tasks, out, request)
+        with signals.telling(lambda: _progress(parts, len(tasks))):
+            _pack_parts(folder, tasks, parts, rules, workers)
+            _merge(parts, tasks, out, request)
     problems = sorted(problems + _problems_of(out), key=lambda p: (p.clip_id, p.problem, p.file))
     _write_report(report_path(out), problems)
     if _marks(parts, request):
@@ -221,6 +223,11 @@ def _open_parts(parts: Path, request: str) -> None:
 def _marks(parts: Path, request: str) -> bool:
     marker = parts / MARKER
     return marker.is_file() and marker.read_text(encoding="utf-8") == request
+
+
+def _progress(parts: Path, n_tasks: int) -> str:
+    done = [min(BATCH, n_tasks - first) for first in range(0, n_tasks, BATCH) if _part_path(parts, first).is_file()]
+    return f"{sum(done)} of {n_tasks} clips are in {parts}; the same command resumes"
 
 
 def _part_path(parts: Path, first: int) -> Path:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, TypeVar
+
+import signals
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,21 +41,32 @@ def keep_freed_memory(worker: int | None = None) -> None:
 
 
 def leave_interrupts(worker: int) -> None:
-    """Set up a loader's process (`worker_init_fn`) that leaves Ctrl-C to the main process, and keeps freed memory.
-
-    A decoder interrupted in the middle prints a traceback, whoever catches the exception.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Set up a loader's process (`worker_init_fn`) that leaves signals to the main process, ends with it, and keeps
+    freed memory."""
+    signals.leave_signals_to_parent()
     keep_freed_memory()
 
 
-def worker_pool(workers: int | None, n_tasks: int) -> ProcessPoolExecutor:
-    """A pool of `workers` processes (None: one per core), no more than there are tasks.
+class WorkerPool(ProcessPoolExecutor):
+    """Processes that leave signals to this one and end with it; an interruption drops the tasks that wait."""
 
-    The workers leave Ctrl-C to the main process, and end on their own when that is killed.
-    """
-    count = max(1, min(workers or available_cores(), n_tasks))
-    return ProcessPoolExecutor(count, initializer=_follow_parent, initargs=(os.getpid(),))
+    def __init__(self, count: int) -> None:
+        super().__init__(count, initializer=signals.leave_signals_to_parent)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As that of the base class."""
+        with signals.held():  # it may start processes
+            return super().submit(*args, **kwargs)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown(cancel_futures=kind is not None)
+
+
+def worker_pool(workers: int | None, n_tasks: int) -> WorkerPool:
+    """A pool of `workers` processes (None: one per core), no more than there are tasks."""
+    return WorkerPool(max(1, min(workers or available_cores(), n_tasks)))
 
 
 def map_in_processes(
@@ -101,14 +112,3 @@ def _alone(function: Callable[[T], R], item: T, crashed: Callable[[T], R]) -> R:
             return pool.submit(function, item).result()
     except BrokenProcessPool:
         return crashed(item)
-
-
-def _follow_parent(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

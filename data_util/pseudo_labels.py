@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+import signals
 from atomic import replacing
 from data_util.clip_index import ClipIndex
 from data_util.hdf5_dataset import LazyHdf5, entry, open_hdf5, read_names, refuse_entry
@@ -310,7 +311,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: must be at least 1")
-    kept = compact(args.source, args.out, overwrite=args.overwrite, workers=args.workers)
+    with signals.telling(lambda: f"{args.out} is not written; run the same command again"):
+        kept = compact(args.source, args.out, overwrite=args.overwrite, workers=args.workers)
     with open_hdf5(args.source) as file:
         shape = file[DENSE].shape[1:]
     error = compact_error(DensePseudoLabels(args.source, *shape), CompactPseudoLabels(args.out, *shape), kept)

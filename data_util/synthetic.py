@@ -24,6 +24,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+import signals
 from atomic import replacing
 from command_line import check_output
 from data_util.audio import CLIP_SECONDS
@@ -300,7 +301,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     _check(args)
     if args.out is not None:
-        print((_write_audioset if args.layout == AUDIOSET else _write_layout)(args))
+        with signals.telling(lambda: f"{args.out} is not whole; to make it: the same command with --overwrite"):
+            written = (_write_audioset if args.layout == AUDIOSET else _write_layout)(args)
+        print(written)
     if args.example is not None:
         events = make_example(args.example, args.seed, overwrite=args.overwrite)
         print(f"{args.example}: {len(events)} events, listed in {args.example.with_suffix('.tsv')}")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from atomic import replacing
+from atomic import replacing, unfinished
 from errors import UserError
 
 MANIFEST = "synthetic.json"
@@ -118,14 +118,15 @@ def make_layout(out: Path, request: LayoutRequest, *, overwrite: bool = False) -
         if not overwrite:
             raise UserError(f"--out {out} holds another synthetic set; choose another folder or add --overwrite")
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as part:
-        layout.make(Path(part), request)
-        names = sorted(path.name for path in Path(part).iterdir())
+    place = tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent)
+    with unfinished(Path(place)) as part:
+        layout.make(part, request)
+        names = sorted(path.name for path in part.iterdir())
         (out / MANIFEST).unlink(missing_ok=True)  # comes back last: a set without it is not whole
         for name in {*names, *_entries(held)}:
             _remove(out / name)
         for name in names:
-            os.replace(Path(part) / name, out / name)
+            os.replace(part / name, out / name)
     with replacing(out / MANIFEST) as temporary:
         manifest = {"request": asdict(request), "entries": names}
         temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
-import signal
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
@@ -16,6 +15,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
+import signals
 from atomic import replacing
 from helpers.run_folder import LAST, PERIODIC, remove
 
@@ -53,9 +53,9 @@ class ReportCorruptClips(pl.Callback):
 
 
 class GracefulInterrupt(pl.Callback):
-    """On the first Ctrl-C, finish the optimiser step at hand, save a checkpoint that `--resume` continues, and end.
+    """On the first Ctrl-C or SIGTERM, finish the optimiser step at hand, save a checkpoint that `--resume` continues,
+    and end. A second one ends the process at once (`signals`).
 
-    A second Ctrl-C ends at once. SIGTERM, which clusters send before they take a machine back, counts as the first.
     A validation is not finished: the checkpoint is written before it starts, and the resumed run begins with it.
 
     Args:
@@ -67,30 +67,26 @@ class GracefulInterrupt(pl.Callback):
         self.folder, self.before_validation = folder, before_validation
         self.requested = False
         self._validation_is_due = False
-        self._previous: dict[int, Any] = {}
+        self._catching = ExitStack()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # not earlier: Lightning sets its own handlers just before
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.getsignal(number)
-            signal.signal(number, self._request)
+        self._catching.enter_context(signals.caught(self._request))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        self._catching.close()
 
-    def _request(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._catching.close()
+
+    def _request(self) -> None:
         self.requested = True
-        log.info("\nstopping after this step (Ctrl-C again: at once) ...")
+        with suppress(OSError):  # not by the log: it may be in the middle of a line
+            os.write(2, b"\nstopping after this step (a second signal: at once) ...\n")
 
     def _stop(self) -> NoReturn:
         path = self.folder / LAST
-        if path.exists():
-            log.info("saved %s; continue with --resume %s", path, path.parent)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*[f"saved {path}; resume with --resume {path.parent}"] * path.exists())
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -101,6 +97,7 @@ class GracefulInterrupt(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
+            signals.reinstall()  # Lightning has set its own
             return
         wanted = agreed(trainer, self.requested, every=1)
         if wanted or self.before_validation:
@@ -127,6 +124,13 @@ class GracefulInterrupt(pl.Callback):
         if not over and agreed(trainer, self.requested, every=1):
             trainer.save_checkpoint(self.folder / LAST)
             self._stop()
+
+
+class KeepSignals(pl.Callback):
+    """Let signals do in a prediction what they do elsewhere; Lightning has handlers of its own."""
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        signals.reinstall()
 
 
 class PeriodicCheckpoint(pl.Callback):

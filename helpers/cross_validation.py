@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import config
+import signals
 from config_clipwise import ALL_FOLDS, DownstreamOptions
 from helpers import run_folder
 from helpers.run import table
@@ -52,7 +53,9 @@ def cross_validate(options: DownstreamOptions, train: Train) -> None:
         part = folder / f"{options.experiment_name}-fold{fold}"
         figures = finished(part, options.n_epochs) if resuming else None
         if figures is None:
-            figures = train(fold_options(options, fold, part, resuming=resuming))
+            with signals.telling(lambda: f"resume with --resume {folder}"):
+                signals.obey()  # one that came at the very end of a fold
+                figures = train(fold_options(options, fold, part, resuming=resuming))
             end_tracking()
         folds[f"fold {fold}"] = figures
     metric = options.row.metric

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atomic import unfinished
 from errors import UserError
 from helpers.backends import INPUT, MEL, METADATA, OUTPUTS, TUNING_KEYS, model_title
 from helpers.events import FRAME_RATE
@@ -289,10 +290,7 @@ def cached_onnx(model: nn.Module, folder: Path = CACHE) -> Path:
     if not path.exists():
         print(f"exporting the model to {path}, once", file=sys.stderr, flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".part{os.getpid()}.onnx")
-        try:
-            export_onnx(model, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with unfinished(path.with_suffix(f".part{os.getpid()}.onnx")) as part:
+            export_onnx(model, part)
+            os.replace(part, path)
     return path

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import signals
 from errors import UserError, describe
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.detection import CLASS_THRESHOLDS, Detection
@@ -90,20 +91,21 @@ def listen_to_many(
     writer.folder.check(SUMMARY_FILE)
     progress = Progress({job.key: _size(job) for job in todo})
     results = detector.detect_many(todo, n_threads=n_threads, make_sink=writer.sink, on_window=_reporter(progress))
-    try:
-        for job, result in results:
-            stem = str(job.key)
-            taken, files = _write(writer, job, result)
-            summary.add(stem, taken)
-            if isinstance(taken, Detection):
-                journal.add(stem, summary.rows[stem], files)
-            progress.finished(job.key, taken.duration if isinstance(taken, Detection) else 0.0)
-    finally:
-        progress.clear()
-        writer.close()
-        for page in writer.end():
-            print(f"report: {page}")
-        writer.folder.write(SUMMARY_FILE, summary.write)
+    with signals.telling(lambda: _how_to_resume(writer, summary, len(jobs))):
+        try:
+            for job, result in results:
+                stem = str(job.key)
+                taken, files = _write(writer, job, result)
+                summary.add(stem, taken)
+                if isinstance(taken, Detection):
+                    journal.add(stem, summary.rows[stem], files)
+                progress.finished(job.key, taken.duration if isinstance(taken, Detection) else 0.0)
+        finally:
+            progress.clear()
+            writer.close()
+            for page in writer.end():
+                print(f"report: {page}")
+            writer.folder.write(SUMMARY_FILE, summary.write)
     return _report(summary, progress, writer.folder.path)
 
 
@@ -134,6 +136,13 @@ def _show(events: Sequence[StreamEvent], as_json: bool) -> None:
             else f"{event.time:10.3f}  {event.kind:<6}  {about}"
         )
         print(text, flush=True)
+
+
+def _how_to_resume(writer: ResultWriter, summary: Summary, n_jobs: int) -> str:
+    done = f"{summary.n_done + summary.n_skipped} of {n_jobs} files are done in {writer.folder.path}"
+    if writer.report is not None:
+        return f"{done}; run the same command again, as --report needs all of them"
+    return f"{done}; the same command with --skip_existing resumes"
 
 
 def _refuse_foreign_files(writer: ResultWriter, jobs: Sequence[Job]) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from atomic import unfinished
 from errors import UserError, reading
 from helpers.events import Event, EventTable
 
@@ -48,8 +49,8 @@ class OutputFolder:
 
     def write(self, name: str, write: Callable[[Path], None]) -> Path:
         """Let `write` make a file at a temporary path, then give it its name; returns the final path."""
-        with self.staged(name) as temporary:
-            write(temporary)
+        with self.staged(name) as part:
+            write(part)
         return self.path / name
 
     @contextmanager
@@ -58,13 +59,10 @@ class OutputFolder:
         path = self.check(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         # The ending stays last: writers such as Matplotlib choose the format by it.
-        temporary = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
-        try:
-            yield temporary
-            digest = checksum(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with unfinished(path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")) as part:
+            yield part
+            digest = checksum(part)
+            os.replace(part, path)
         self._ledger()[name] = digest
         with (self.path / _LEDGER).open("a", encoding="utf-8") as ledger:
             ledger.write(json.dumps({"name": name, "sha256": digest}) + "\n")

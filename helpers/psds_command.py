@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from atomic import unfinished
 from command_line import check_output, refuse
 from errors import UserError, exit_on_user_error
 from helpers import psds_io, psds_scores
@@ -235,9 +236,9 @@ def _write(options: argparse.Namespace, models: Sequence[Scored], difference: Ma
         "classes.png": lambda path: plot_classes(path, bars, f"{metric} of each class"),
     }
     for name, write in writers.items():
-        part = options.out / f".part.{name}"
-        write(part)
-        part.replace(options.out / name)
+        with unfinished(options.out / f".part.{name}") as part:
+            write(part)
+            part.replace(options.out / name)
     print(f"written: {options.out}/ {', '.join(writers)}")
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from atomic import replacing, unfinished
 from data_util.labels import FRAME_RATE, load_vocabulary
 from errors import UserError, reading
 from helpers.psds_io import clip_of_name, refuse_existing
@@ -168,7 +169,9 @@ class ScoreWriter:
         self.path = Path(path)
         refuse_existing(self.path, overwrite)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._until_closed = ExitStack()
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._part = self._until_closed.enter_context(unfinished(part))
         try:
             self._file: Any = h5py.File(self._part, "w")
         except OSError as error:
@@ -207,11 +210,10 @@ class ScoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is None:
-            os.replace(self._part, self.path)
-        else:
-            self._part.unlink(missing_ok=True)
+        with self._until_closed:
+            self._file.close()
+            if kind is None:
+                os.replace(self._part, self.path)
 
 
 def save_hdf5(path: str | Path, source: ScoreSource, overwrite: bool = False) -> None:
@@ -265,10 +267,8 @@ def write_score_tsv(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{clip_id}.tsv"
     refuse_existing(path, overwrite)
-    part = folder / f".{clip_id}.{os.getpid()}.part"
-    with part.open("w", encoding="utf-8", newline="") as lines:
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines, delimiter="\t", lineterminator="\n")
         writer.writerow([*TIMES, *class_names])
         columns = np.column_stack((stamps[:-1], stamps[1:], scores.T.astype(np.float64)))
         writer.writerows([[repr(value) for value in row] for row in columns.tolist()])
-    os.replace(part, path)

@@ -78,6 +78,11 @@ class PartFolder:
         done = {int(path.stem) for path in self.folder.glob("*.hdf") if path.stem.isdigit()}
         return [batch for batch in range(n_batches) if batch not in done]
 
+    def progress(self, n_batches: int) -> str:
+        """How far it is, and how to go on, in words."""
+        n_done = n_batches - len(self.missing(n_batches))
+        return f"{n_done} of {n_batches} batches are in {self.folder}; the same command resumes"
+
     def write(self, batch: int, clip_ids: Sequence[str], logits: np.ndarray) -> None:
         """Write a batch: names, and float16 [B, C, T], finite."""
         rows = [np.frombuffer(encode_logits(x), np.uint8) for x in logits] if self.compact else logits

@@ -17,7 +17,8 @@ from pytorch_lightning.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
 import config
-from data_util.processes import keep_freed_memory
+import signals
+from data_util.loaders import Loader
 from data_util.samplers import BalancedSampler, EpochSampler, EvalSampler, ShuffleSampler
 from helpers import teacher as teachers
 from helpers.callbacks import (
@@ -89,6 +90,12 @@ class ProgressBar(TQDMProgressBar):
         if trainer.optimizers:
             items["lr"] = f"{max(group['lr'] for group in trainer.optimizers[0].param_groups):.1e}"
         return items
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """End the bars, which would be drawn below the last line otherwise."""
+        for bar in (self._val_progress_bar, self._train_progress_bar, self._predict_progress_bar):
+            if bar is not None:
+                bar.close()
 
 
 def make_trainer(
@@ -183,7 +190,7 @@ def make_loader(
 ) -> DataLoader[Any]:
     """A loader of the run's batch size (or `batch_size`) and processes."""
     workers = n_workers(options)
-    return DataLoader(
+    return Loader.make(
         dataset,
         batch_size=batch_size or options.batch_size,
         sampler=sampler,
@@ -191,7 +198,6 @@ def make_loader(
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=keep_freed_memory,
     )
 
 
@@ -279,7 +285,7 @@ def prepare_for_cpu(module: pl.LightningModule) -> None:
 
 
 def fit(trainer: pl.Trainer, module: SEDModule, train_batches: Any, eval_batches: Any, options: Any) -> None:
-    """Train from the start or from the resumed checkpoint; raises KeyboardInterrupt after Ctrl-C."""
+    """Train from the start or from the resumed checkpoint; raises KeyboardInterrupt after Ctrl-C or SIGTERM."""
     checkpoint = str(options.resume) if options.resume else None
     if trainer.strategy.root_device.type == "cpu":
         prepare_for_cpu(module)
@@ -290,8 +296,8 @@ def fit(trainer: pl.Trainer, module: SEDModule, train_batches: Any, eval_batches
         module.model.compile()  # in place: names of weights stay as they are
     try:
         trainer.fit(module, train_batches, eval_batches, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as error:  # how Lightning ends after Ctrl-C
-        raise KeyboardInterrupt from error
+    except SystemExit as stop:  # how Lightning ends after a KeyboardInterrupt
+        raise (signals.interruption(stop) or stop) from None
 
 
 # ---- reports --------------------------------------------------------------------------------------------------
