@@ -16,13 +16,13 @@ from pathlib import Path
 from config import ModelOptions, as_dict, check_output, option, parse, refuse
 from errors import UserError, exit_on_user_error
 from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
-from helpers.audio_reader import count_channels, read_blocks
+from helpers.audio_reader import count_channels, read_blocks, source_name
 from helpers.backends import BACKENDS, PRECISIONS
 from helpers.detection import DetectionOptions, detection_options
 from helpers.detector import Detector
 from helpers.inputs import STDIN, AudioInput, find_audio
 from helpers.journal import Journal
-from helpers.listening import listen_to_many, listen_to_one, listen_to_stream
+from helpers.listening import listen_to_many, listen_to_one, listen_to_stream, print_notes
 from helpers.outputs import OutputFolder, checksum, read_true_events
 from helpers.pipeline import Job
 from helpers.report import ReportPages
@@ -257,10 +257,13 @@ def _pipe(options: InferenceOptions) -> PipedAudio:
 
 def _stream(options: InferenceOptions) -> int:
     source = _pipe(options) if options.stream == STDIN else str(options.stream)
-    blocks = read_blocks(source, 0 if options.channels == "first" else None, strict=options.strict)
+    notes: list[str] = []
+    blocks = read_blocks(source, 0 if options.channels == "first" else None, notes=notes, strict=options.strict)
     first = next(blocks)  # its mistakes show before a model is loaded
     stream = _make_detector(options).stream(hop=options.stream_hop, lookahead=options.stream_lookahead)
-    return listen_to_stream(stream, itertools.chain([first], blocks), as_json="jsonl" in options.format)
+    code = listen_to_stream(stream, itertools.chain([first], blocks), as_json="jsonl" in options.format)
+    print_notes(source_name(source), notes)
+    return code
 
 
 if __name__ == "__main__":

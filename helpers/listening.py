@@ -51,8 +51,7 @@ def listen_to_one(detector: Detector, writer: ResultWriter, job: Job) -> int:
         raise
     finally:
         progress.clear()
-    for note in result.notes:
-        print(f"{result.name}: {note}", file=sys.stderr)
+    print_notes(result.name, result.notes)
     for name, table in result.tables.items():
         above = "the thresholds of their classes" if name == CLASS_THRESHOLDS else name
         print(f"\n{result.name} ({result.duration:.2f} s): {len(table)} events above {above}")
@@ -125,6 +124,12 @@ def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], *, as_js
     except BrokenPipeError:  # whoever read the events has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def print_notes(name: str, notes: Sequence[str]) -> None:
+    """What is odd about an audio, on standard error."""
+    for note in notes:
+        print(f"{name}: {note}", file=sys.stderr)
 
 
 def _show(events: Sequence[StreamEvent], as_json: bool) -> None:

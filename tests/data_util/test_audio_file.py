@@ -262,7 +262,7 @@ def test_nonsense_is_refused(samples: np.ndarray, message: str, tmp_path: Path) 
 @pytest.mark.parametrize("rate", [1, 2**31 - 1])
 def test_absurd_sample_rates_are_refused(rate: int, tmp_path: Path) -> None:
     data = put(wav(), 24, struct.pack("<I", rate))
-    with pytest.raises(DecodeError, match="sample rate is .*expected 1000 to 1000000 Hz"):
+    with pytest.raises(DecodeError, match=r"sample rate is .*expected 1000 to 1000000 Hz"):
         measure(stored(tmp_path, data))
 
 
