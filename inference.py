@@ -62,7 +62,9 @@ class InputOptions:
     audio_file: list[str] | None = option(
         None, "files, folders, patterns such as 'a/**/*.flac', or - for standard input; any length, rate and format"
     )
-    audio_list: str | None = option(None, "text file with one of these per line")
+    audio_list: str | None = option(
+        None, "text file with one of these per line; lines that begin with # are comments, unless a file has that name"
+    )
     channels: str = option("mix", "what to listen to in files with several", choices=("mix", "first", "each"))
     raw: str | None = option(None, "layout of raw samples on standard input: RATE:CHANNELS:ENCODING, e.g. 16000:1:s16")
     num_readers: int = option(2, "threads that read and resample beside the network", low=1)

@@ -21,6 +21,7 @@ from typing import Any
 import soundfile
 
 from data_util.audio import SAMPLE_RATE
+from data_util.audio_folders import beneath
 from errors import UserError, reading
 
 SPLITS = ("train", "valid", "test")
@@ -72,7 +73,8 @@ def read_split(task_path: Path, split: str, labels: Sequence[str]) -> list[Recor
     if missing:
         raise UserError(f"{len(missing)} files of {split}.json are not in {folder}: {', '.join(missing[:3])}")
     notes = _Notes(split)
-    notes.unlisted = [p.name for p in sorted(folder.glob("*.wav")) if p.name not in annotations]
+    below = [p.relative_to(folder).as_posix() for p in beneath(folder)]
+    notes.unlisted = [name for name in below if name not in annotations]
     found = [
         Recording(folder / name, n_samples, notes.inside(_parse(name, events, split, labels), n_samples))
         for name, events in annotations.items()

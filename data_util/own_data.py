@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from data_util.audio_folders import AUDIO_ENDINGS, beneath
 from data_util.labels import merge_intervals
 from data_util.own_annotations import Row, read_label_file, read_table
 from errors import UserError
 
 Event = tuple[float, float, str]  # onset s, offset s, label
 
-ENDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"))
 LABEL_ENDINGS = (".txt", ".audacity.txt", ".raven.txt", ".selections.txt", ".Table.1.selections.txt")
 # What programs append to the name of a recording that they cut: _chunk3, -part02, _0-10, _12.5s-22.5s
 _PIECE = re.compile(
@@ -77,7 +77,7 @@ def read_own_data(audio: Path, events: Path | None = None, group_column: str | N
     """Read recordings and annotations.
 
     Args:
-        audio: folder with recordings in any format that libsndfile reads, also in folders beneath.
+        audio: folder with recordings in any format, also in folders beneath and behind links.
         events: table of annotations; None: label files beside the recordings, or a folder per class.
         group_column: column of that table that says which recordings belong together; None: names that differ in
             the number of a piece (`_chunk3`, `_part02`, `_10-20`) do.
@@ -117,10 +117,9 @@ def _below(file: Path, audio: Path) -> str:
 
 
 def _find_audio(audio: Path) -> list[Path]:
-    files = [p for p in sorted(audio.rglob("*")) if p.suffix.lower() in ENDINGS and p.is_file()]
-    files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(audio).parts)]
+    files = beneath(audio)
     if not files:
-        raise UserError(f"--audio is {audio}: it holds no audio files ({', '.join(sorted(ENDINGS))})")
+        raise UserError(f"--audio is {audio}: it holds no audio files ({', '.join(sorted(AUDIO_ENDINGS)[:8])}, ...)")
     return files
 
 
