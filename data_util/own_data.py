@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 
 from data_util.audio_folders import AUDIO_ENDINGS, beneath
+from data_util.clip_names import ClipNames
 from data_util.labels import merge_intervals
 from data_util.own_annotations import Row, read_label_file, read_table
 from errors import UserError
@@ -137,38 +138,30 @@ def _count(items: Iterable[object], what: str, audio: Path | None = None) -> lis
 
 def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: list[str]) -> dict[Path, list[Row]]:
     """Rows by file; names may lack the folder or the ending where that leaves one possibility."""
-    known: dict[str, list[Path]] = {}
-    for file in files:
-        below = file.relative_to(audio)
-        for key in {below.as_posix(), below.name, below.with_suffix("").as_posix(), below.stem}:
-            known.setdefault(key, []).append(file)
+    file_of = {_below(file, audio): file for file in files}
+    clips = ClipNames(file_of, strict=True)
     by_file: dict[Path, list[Row]] = {}
     missing: dict[str, None] = {}
     for row in rows:
-        found = _find(row, audio, known)
+        found = clips.find(_inside(row, audio), row.where)
         if found is None:
             missing[row.name] = None
         else:
-            by_file.setdefault(found, []).append(row)
+            by_file.setdefault(file_of[found], []).append(row)
     if not by_file:
         raise UserError(f"none of the {len(missing)} files of the table is in {audio}, such as {next(iter(missing))}")
     notes += _count(missing, "files of the table that are missing, left out")
     return by_file
 
 
-def _find(row: Row, audio: Path, known: dict[str, list[Path]]) -> Path | None:
-    """The file of a row; UserError for a name that leads out of the folder or means several files."""
-    name = row.name.replace("\\", "/")
+def _inside(row: Row, audio: Path) -> str:
+    """The name of a row as a path below the audio folder; UserError for one that leads out of it."""
+    name = row.name if os.path.exists(audio / row.name) else row.name.replace("\\", "/")
     inside = os.path.relpath(os.path.normpath(os.path.join(audio.absolute(), name)), audio.absolute())
     inside = inside.replace(os.sep, "/")
     if inside.split("/")[0] == "..":
         raise UserError(f"{row.where}: file {row.name!r} lies outside {audio}")
-    exact = [file for file in known.get(inside, ()) if _below(file, audio) == inside]
-    found = exact or known.get(inside, [])
-    if len(found) > 1:
-        names = " and ".join(_below(file, audio) for file in found[:2])
-        raise UserError(f"{row.where}: file {row.name!r} may be {names}; give the path below {audio}")
-    return found[0] if found else None
+    return inside
 
 
 def _label_file(file: Path) -> Path | None:
