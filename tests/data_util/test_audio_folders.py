@@ -74,7 +74,7 @@ def test_other_endings(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="cannot read the folder .*nowhere: there is no such file or folder"):
+    with pytest.raises(UserError, match=r"cannot read the folder .*nowhere: there is no such file or folder"):
         beneath(tmp_path / "nowhere")
 
 
