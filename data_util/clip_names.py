@@ -31,7 +31,9 @@ class _Name(NamedTuple):
     stem: str
     ending: str
 
-    def without_ending(self) -> str:
+    @property
+    def path(self) -> str:
+        """Without the ending."""
         return "/".join((*self.folders, self.stem))
 
 
@@ -46,14 +48,25 @@ def _parse(name: str) -> _Name:
 def clip_ids(names: Iterable[str]) -> dict[str, str]:
     """Clip of each name of one table: its path without the ending; with it where another ending has the same path."""
     parsed = {name: _parse(name) for name in names}
-    endings = defaultdict(set)
-    for one in parsed.values():
-        endings[one.without_ending()].add(one.ending)
-    several = {path for path, found in endings.items() if len(found - {""}) > 1}
+    endings = _endings(parsed.values())
+    return {name: one.path + (one.ending if len(endings[one.path]) > 1 else "") for name, one in parsed.items()}
+
+
+def fullest_names(names: Iterable[str]) -> dict[str, str]:
+    """Each name of one table as a path with the ending that other names of the same path may give it."""
+    parsed = {name: _parse(name) for name in names}
+    endings = _endings(parsed.values())
     return {
-        name: one.without_ending() + (one.ending if one.without_ending() in several else "")
+        name: one.path + (next(iter(endings[one.path])) if len(endings[one.path]) == 1 else one.ending)
         for name, one in parsed.items()
     }
+
+
+def _endings(names: Iterable[_Name]) -> dict[str, set[str]]:
+    endings: dict[str, set[str]] = {}
+    for one in names:
+        endings.setdefault(one.path, set()).update({one.ending} - {""})
+    return endings
 
 
 class ClipNames:
@@ -75,7 +88,7 @@ class ClipNames:
         self._by_path: dict[str, list[str]] = defaultdict(list)
         self._by_core: dict[str, list[str]] = defaultdict(list)
         for clip, one in self._parsed.items():
-            self._by_path[one.without_ending()].append(clip)
+            self._by_path[one.path].append(clip)
             self._by_core[_core(one.stem)].append(clip)
 
     def find(self, name: str, where: str) -> str | None:
@@ -116,7 +129,7 @@ class ClipNames:
         if name in self._clips:
             return name, _SAME
         parsed = _parse(name)
-        ranked = self._ranked(parsed, self._by_path.get(parsed.without_ending(), ()))
+        ranked = self._ranked(parsed, self._by_path.get(parsed.path, ()))
         if not ranked or min(ranked.values())[0]:
             ranked = self._ranked(parsed, self._by_core.get(_core(parsed.stem), ()))
         if not ranked:

@@ -177,8 +177,8 @@ def _choose_clips(
     """Scored clips -> their names in the ground truth, and the events of the scored classes."""
     names, without_truth, missing = psds_io.match_clips(source.clip_ids, truth, str(options.ground_truth))
     if missing and not names:
-        raise UserError(f"{label}: no clip has the name of a clip of the ground truth; scores are of "
-                        f"{psds_io.shorten(source.clip_ids)}, the ground truth names {psds_io.shorten(missing)}")  # fmt: skip
+        scored, named = psds_io.shorten(source.clip_ids), psds_io.shorten(missing)
+        raise UserError(f"{label}: no clip of the ground truth has scores: they are of {scored}, and it names {named}")
     if missing and not options.partial:
         raise UserError(f"{label}: no scores of {len(missing)} clips of the ground truth, such as "
                         f"{psds_io.shorten(missing)}; add them, or leave them out with --partial")  # fmt: skip

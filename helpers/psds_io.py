@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from data_util.clip_names import ClipNames, clip_ids
+from data_util.clip_names import ClipNames, fullest_names
 from data_util.labels import load_vocabulary
 from errors import UserError, reading
 
@@ -31,7 +31,7 @@ def read_ground_truth(path: str | Path, vocabulary: str = "strong") -> dict[str,
         vocabulary: "strong" or a file, for the names behind the labels of the second form.
 
     Returns:
-        Clip (see `clip_ids`) -> events (onset s, offset s, class name).
+        Name of the file, with `/` -> events (onset s, offset s, class name).
 
     Raises:
         UserError: missing file, other columns, or a malformed line (file, line, value).
@@ -53,7 +53,7 @@ def read_ground_truth(path: str | Path, vocabulary: str = "strong") -> dict[str,
             if label := (row["event_label"] or "").strip():
                 events.append((_seconds(path, line, row["onset"]), _seconds(path, line, row["offset"]), label))
     truth: dict[str, list[Event]] = {}
-    for name, clip in clip_ids(found).items():
+    for name, clip in fullest_names(found).items():
         truth.setdefault(clip, []).extend(found[name])
     return truth
 
@@ -79,7 +79,7 @@ def read_durations(path: str | Path) -> dict[str, float]:
                 if fields:
                     value = fields[1] if len(fields) == 2 else ""
                     found[_file_name(path, line, fields[0])] = _seconds(path, line, value)
-    return {clip: found[name] for name, clip in clip_ids(found).items()}
+    return {clip: found[name] for name, clip in fullest_names(found).items()}
 
 
 @contextmanager

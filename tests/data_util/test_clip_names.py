@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from data_util.clip_names import ClipNames, clip_ids
+from data_util.clip_names import ClipNames, clip_ids, fullest_names
 from errors import UserError
 
 
@@ -57,6 +57,14 @@ def test_endings_tell_clips_apart_where_they_must():
         "y": "y",
         "y.wav": "y",
         "\\z.flac": "z",
+    }
+    assert fullest_names(["y", "y.wav", "sub/x", "sub/x.wav", "sub/x.mp3", "z"]) == {
+        "y": "y.wav",
+        "y.wav": "y.wav",
+        "sub/x": "sub/x",
+        "sub/x.wav": "sub/x.wav",
+        "sub/x.mp3": "sub/x.mp3",
+        "z": "z",
     }
 
 
