@@ -171,13 +171,12 @@ def _label_file(file: Path) -> Path | None:
 
 def _class_folders(audio: Path, files: Sequence[Path]) -> tuple[dict[Path, list[Row]], list[str]]:
     below = {file: file.relative_to(audio).parts for file in files}
-    classes = sorted({parts[0] for parts in below.values() if len(parts) > 1})
-    if not classes:
+    if not any(len(parts) > 1 for parts in below.values()):
         raise UserError(
             f"nothing says what is heard in {audio}: give --events FILE.csv (filename, onset, offset, label), put "
             "label files of Audacity or Raven beside the recordings, or sort them into one folder per class"
         )
-    rows = {f: [Row(_below(f, audio), str(f), 0.0, np.inf, p[0])] for f, p in below.items() if len(p) > 1}
+    rows = {f: [Row(_below(f, audio), str(f), 0.0, np.inf, p[0].strip())] for f, p in below.items() if len(p) > 1}
     return rows, _count([f for f in files if f not in rows], "recordings in no class folder, left out", audio)
 
 
