@@ -23,7 +23,7 @@ from helpers.detector import Detector
 from helpers.inputs import STDIN, AudioInput, find_audio
 from helpers.journal import Journal
 from helpers.listening import listen_to_many, listen_to_one, listen_to_stream, print_notes
-from helpers.outputs import OutputFolder, checksum, read_true_events
+from helpers.outputs import OutputFolder, TrueEventsOf, checksum, read_true_events
 from helpers.pipeline import Job
 from helpers.report import ReportPages
 from helpers.results import ALL_FORMATS, ResultWriter
@@ -62,7 +62,9 @@ class InputOptions:
     audio_file: list[str] | None = option(
         None, "files, folders, patterns such as 'a/**/*.flac', or - for standard input; any length, rate and format"
     )
-    audio_list: str | None = option(None, "text file with one of these per line")
+    audio_list: str | None = option(
+        None, "text file with one of these per line; lines that begin with # are comments, unless a file has that name"
+    )
     channels: str = option(
         "mix", "process the mean of all channels, the first one, or each by itself", choices=("mix", "first", "each")
     )
@@ -161,13 +163,12 @@ def main(argv: list[str] | None = None) -> int:
     options.check_inputs(inputs)
     if len(inputs) == 1 and inputs[0].path != STDIN:
         next(read_blocks(inputs[0].path))  # its mistakes show before a model is loaded
-    if options.true_events:
-        read_true_events(options.true_events, inputs[0].path, {})
+    true_events = _true_events(options, inputs)
     detector = _make_detector(options)
     alone = len(inputs) == 1 and options.channels != "each" and not options.skip_existing
     if options.tags and not detector.backend.has_tags:
         refuse("tags", True, "no loss has trained the weak head of these weights, so its tags would be noise")
-    writer = _make_writer(options, detector, inputs[0].stem if alone else "report")
+    writer = _make_writer(options, detector, inputs[0].stem if alone else "report", true_events)
     if alone:
         return listen_to_one(detector, writer, _jobs_of(options, inputs[0])[0])
     jobs = [job for audio in inputs for job in _jobs_of(options, audio)]
@@ -224,7 +225,19 @@ def _make_detector(options: InferenceOptions) -> Detector:
     )
 
 
-def _make_writer(options: InferenceOptions, detector: Detector, report_name: str) -> ResultWriter:
+def _true_events(options: InferenceOptions, inputs: Sequence[AudioInput]) -> TrueEventsOf | None:
+    """The annotations of the audio, by its name."""
+    if options.true_events is None:
+        return None
+    found = read_true_events(options.true_events, {audio.name: audio.path for audio in inputs})
+    if not found:
+        print(f"true events '{options.true_events}': none is of this audio", file=sys.stderr)
+    return found
+
+
+def _make_writer(
+    options: InferenceOptions, detector: Detector, report_name: str, true_events: TrueEventsOf | None
+) -> ResultWriter:
     folder = OutputFolder(options.out, overwrite=options.overwrite)
     return ResultWriter(
         folder,
@@ -233,7 +246,7 @@ def _make_writer(options: InferenceOptions, detector: Detector, report_name: str
         tags=options.tags,
         plot=options.plot,
         clips=OutputFolder(options.clips, overwrite=options.overwrite) if options.clips else None,
-        true_events=options.true_events,
+        true_events=true_events,
         report=ReportPages(folder, report_name, detector.decoding, detector.backend.name) if options.report else None,
     )
 
@@ -247,8 +260,8 @@ def _jobs_of(options: InferenceOptions, audio: AudioInput) -> list[Job]:
         except UserError:
             n_channels = 1  # the reader meets the same error, where it is dealt with
         stems = [f"{audio.stem}.ch{channel + 1}" for channel in range(n_channels)]
-        return [Job(source, channel, stem, options.strict) for channel, stem in enumerate(stems)]
-    return [Job(source, 0 if options.channels == "first" else None, audio.stem, options.strict)]
+        return [Job(source, channel, stem, audio, options.strict) for channel, stem in enumerate(stems)]
+    return [Job(source, 0 if options.channels == "first" else None, audio.stem, audio, options.strict)]
 
 
 def _pipe(options: InferenceOptions) -> PipedAudio:

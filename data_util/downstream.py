@@ -121,7 +121,7 @@ def _rows(path: Path, columns: Sequence[str], delimiter: str, header: bool) -> l
             raise UserError(f"{path}, line {number}: fewer than {len(columns)} columns")
     if not rows:
         raise UserError(f"{path} lists nothing")
-    return rows
+    return [{column: row[column].strip() for column in columns} for row in rows]
 
 
 def existing(paths: Iterable[Path], listed_in: Path) -> list[Path]:
@@ -219,7 +219,7 @@ def read_fsd50k(folder: Path, fold: int) -> TaskData:
         files = existing([folder / f"FSD50K.{part}_audio" / f"{Path(row['fname']).name}.wav" for row in rows], path)
         targets = np.zeros((len(rows), len(classes)), np.float32)
         for target, row in zip(targets, rows, strict=True):
-            for name in row["labels"].split(","):
+            for name in map(str.strip, row["labels"].split(",")):
                 if name not in index_by_name:
                     raise UserError(f"{path}: clip {row['fname']} has the label {name!r}, not in vocabulary.csv")
                 target[index_by_name[name]] = 1
@@ -234,7 +234,7 @@ def read_openmic(folder: Path, fold: int) -> TaskData:
     try:
         with reading(path, "the map from class to index"):
             text = path.read_text(encoding="utf-8")
-        pairs = [(str(name), int(index)) for name, index in json.loads(text).items()]
+        pairs = [(str(name).strip(), int(index)) for name, index in json.loads(text).items()]
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} cannot be read as a map from class to index: {' '.join(str(error).split())}") from None
     classes = tuple(class_indices(pairs, path))

@@ -20,6 +20,7 @@ from typing import Any
 
 from data_util.audio import SAMPLE_RATE
 from data_util.audio_file import DecodeError, measure
+from data_util.audio_folders import beneath
 from errors import UserError, reading
 
 SPLITS = ("train", "valid", "test")
@@ -45,7 +46,7 @@ def read_labels(task_path: Path) -> list[str]:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     if not rows or not set(LABEL_COLUMNS) <= rows[0].keys():
         raise UserError(f"{path}: it must have the columns {','.join(LABEL_COLUMNS)} and a row per class")
-    indices, labels = [row["idx"] or "" for row in rows], [row["label"] or "" for row in rows]
+    indices, labels = ([(row[name] or "").strip() for row in rows] for name in LABEL_COLUMNS)
     if sorted(indices) != sorted(str(i) for i in range(len(rows))):
         raise UserError(f"{path}: idx must be 0 to {len(rows) - 1}, each once, but is {', '.join(indices)[:80]}")
     if len(set(labels)) < len(labels) or "" in labels:
@@ -71,7 +72,8 @@ def read_split(task_path: Path, split: str, labels: Sequence[str]) -> list[Recor
     if missing:
         raise UserError(f"{len(missing)} files of {split}.json are not in {folder}: {', '.join(missing[:3])}")
     notes = _Notes(split)
-    notes.unlisted = [p.name for p in sorted(folder.glob("*.wav")) if p.name not in annotations]
+    below = [p.relative_to(folder).as_posix() for p in beneath(folder)]
+    notes.unlisted = [name for name in below if name not in annotations]
     found = [
         Recording(folder / name, n_samples, notes.inside(_parse(name, events, split, labels), n_samples))
         for name, events in annotations.items()
@@ -102,8 +104,9 @@ def _parse(name: str, events: list[Any], split: str, labels: Sequence[str]) -> l
         where = f"{split}.json, {name}, event {number}"
         if not isinstance(event, dict) or not {"label", "start", "end"} <= event.keys():
             raise UserError(f"{where}: it must have label, start and end")
-        if event["label"] not in labels:
-            near = difflib.get_close_matches(str(event["label"]), labels, n=1)
+        label = str(event["label"]).strip()
+        if label not in index:
+            near = difflib.get_close_matches(label, labels, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"{where}: label {event['label']!r} is not in {LABELS_FILE}{hint}")
         start, end = event["start"], event["end"]
@@ -111,7 +114,7 @@ def _parse(name: str, events: list[Any], split: str, labels: Sequence[str]) -> l
             raise UserError(f"{where}: start {start!r} and end {end!r} must be numbers of milliseconds")
         if not 0 <= start < end:
             raise UserError(f"{where}: it starts at {start:g} ms and ends at {end:g} ms")
-        parsed.append((float(start), float(end), index[event["label"]]))
+        parsed.append((float(start), float(end), index[label]))
     return sorted(parsed)
 
 

@@ -91,8 +91,16 @@ def _read_table(path: Path) -> pd.DataFrame:
     _refuse(path, table, STRONG_COLUMNS[2], reversed_times, "lies before the start of the event")
     for name in (STRONG_COLUMNS[0], STRONG_COLUMNS[3]):
         _refuse(path, table, name, table[name].isna().to_numpy(), "is empty")
-        table[name] = table[name].astype("category")
+        table[name] = _without_blanks(table[name].astype("category"))
     return table
+
+
+def _without_blanks(column: pd.Series) -> pd.Series:
+    """A column of categories without blanks around them; the rows are touched only where there are any."""
+    stripped = column.cat.categories.str.strip()
+    if (stripped == column.cat.categories).all():
+        return column
+    return column.map(dict(zip(column.cat.categories, stripped, strict=True))).astype("category")
 
 
 def _refuse(path: Path, table: pd.DataFrame, column: str, bad: np.ndarray, why: str) -> None:

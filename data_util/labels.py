@@ -84,7 +84,8 @@ def load_vocabulary(name: str | Path) -> Vocabulary:
     column = next((c for c in _INDEX_COLUMNS if c in rows[0]), None)
     for position, row in enumerate(rows):
         row.setdefault("mid", row["name"])
-        row["_index"] = row[column] if column else str(position)
+        row.update({key: (row[key] or "").strip() for key in ("name", "mid")})
+        row["_index"] = row[column] or "" if column else str(position)
     known = sorted((r for r in rows if r["_index"].strip()), key=lambda r: _as_index(path, r["_index"]))
     if [int(r["_index"]) for r in known] != list(range(len(known))):
         raise UserError(f"{path}: column {column} must number the classes 0 to {len(known) - 1}, each once")

@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from data_util.audio_file import DecodeError, Length, measure
+from data_util.audio_folders import AUDIO_ENDINGS, beneath
+from data_util.clip_names import ClipNames
 from data_util.labels import merge_intervals
 from data_util.own_annotations import Row, read_label_file, read_table
 from errors import UserError
 
 Event = tuple[float, float, str]  # onset s, offset s, label
 
-ENDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"))
 LABEL_ENDINGS = (".txt", ".audacity.txt", ".raven.txt", ".selections.txt", ".Table.1.selections.txt")
 # What programs append to the name of a recording that they cut: _chunk3, -part02, _0-10, _12.5s-22.5s
 _PIECE = re.compile(
@@ -86,7 +87,7 @@ def read_own_data(
     """Read recordings and annotations.
 
     Args:
-        audio: folder with recordings in any format that libsndfile reads, also in folders beneath.
+        audio: folder with recordings in any format, also in folders beneath and behind links.
         events: table of annotations; None: label files beside the recordings, or a folder per class.
         group_column: column of that table that says which recordings belong together; None: names that differ in
             the number of a piece (`_chunk3`, `_part02`, `_10-20`) do.
@@ -128,10 +129,9 @@ def _below(file: Path, audio: Path) -> str:
 
 
 def _find_audio(audio: Path) -> list[Path]:
-    files = [p for p in sorted(audio.rglob("*")) if p.suffix.lower() in ENDINGS and p.is_file()]
-    files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(audio).parts)]
+    files = beneath(audio)
     if not files:
-        raise UserError(f"--audio is {audio}: it holds no audio files ({', '.join(sorted(ENDINGS))})")
+        raise UserError(f"--audio is {audio}: it holds no audio files ({', '.join(sorted(AUDIO_ENDINGS)[:8])}, ...)")
     return files
 
 
@@ -149,38 +149,30 @@ def _count(items: Iterable[object], what: str, audio: Path | None = None) -> lis
 
 def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: list[str]) -> dict[Path, list[Row]]:
     """Rows by file; names may lack the folder or the ending where that leaves one possibility."""
-    known: dict[str, list[Path]] = {}
-    for file in files:
-        below = file.relative_to(audio)
-        for key in {below.as_posix(), below.name, below.with_suffix("").as_posix(), below.stem}:
-            known.setdefault(key, []).append(file)
+    file_of = {_below(file, audio): file for file in files}
+    clips = ClipNames(file_of, strict=True)
     by_file: dict[Path, list[Row]] = {}
     missing: dict[str, None] = {}
     for row in rows:
-        found = _find(row, audio, known)
+        found = clips.find(_inside(row, audio), row.where)
         if found is None:
             missing[row.name] = None
         else:
-            by_file.setdefault(found, []).append(row)
+            by_file.setdefault(file_of[found], []).append(row)
     if not by_file:
         raise UserError(f"none of the {len(missing)} files of the table is in {audio}, such as {next(iter(missing))}")
     notes += _count(missing, "files of the table that are missing, left out")
     return by_file
 
 
-def _find(row: Row, audio: Path, known: dict[str, list[Path]]) -> Path | None:
-    """The file of a row; UserError for a name that leads out of the folder or means several files."""
-    name = row.name.replace("\\", "/")
+def _inside(row: Row, audio: Path) -> str:
+    """The name of a row as a path below the audio folder; UserError for one that leads out of it."""
+    name = row.name if os.path.exists(audio / row.name) else row.name.replace("\\", "/")
     inside = os.path.relpath(os.path.normpath(os.path.join(audio.absolute(), name)), audio.absolute())
     inside = inside.replace(os.sep, "/")
     if inside.split("/")[0] == "..":
         raise UserError(f"{row.where}: file {row.name!r} lies outside {audio}")
-    exact = [file for file in known.get(inside, ()) if _below(file, audio) == inside]
-    found = exact or known.get(inside, [])
-    if len(found) > 1:
-        names = " and ".join(_below(file, audio) for file in found[:2])
-        raise UserError(f"{row.where}: file {row.name!r} may be {names}; give the path below {audio}")
-    return found[0] if found else None
+    return inside
 
 
 def _label_file(file: Path) -> Path | None:
@@ -190,13 +182,12 @@ def _label_file(file: Path) -> Path | None:
 
 def _class_folders(audio: Path, files: Sequence[Path]) -> tuple[dict[Path, list[Row]], list[str]]:
     below = {file: file.relative_to(audio).parts for file in files}
-    classes = sorted({parts[0] for parts in below.values() if len(parts) > 1})
-    if not classes:
+    if not any(len(parts) > 1 for parts in below.values()):
         raise UserError(
             f"nothing says what is heard in {audio}: give --events FILE.csv (filename, onset, offset, label), put "
             "label files of Audacity or Raven beside the recordings, or sort them into one folder per class"
         )
-    rows = {f: [Row(_below(f, audio), str(f), 0.0, np.inf, p[0])] for f, p in below.items() if len(p) > 1}
+    rows = {f: [Row(_below(f, audio), str(f), 0.0, np.inf, p[0].strip())] for f, p in below.items() if len(p) > 1}
     return rows, _count([f for f in files if f not in rows], "recordings in no class folder, left out", audio)
 
 

@@ -2,8 +2,8 @@
 
     python -m data_util.pack --audio DIR --labels FILE [--labels FILE ...] --out FILE.hdf
 
-The label files say which clips there are: strong TSVs and weak CSVs as Google publishes them. The audio may be WAV,
-FLAC, MP3 or OGG of any rate and number of channels, nested in folders, named `<ytid>`, `Y<ytid>` or
+The label files say which clips there are: strong TSVs and weak CSVs as Google publishes them. The audio may have
+any format, rate and number of channels, be nested in folders or behind links, and is named `<ytid>`, `Y<ytid>` or
 `<ytid>_<start ms>`. Clips are stored as MP3, mono, 32 kHz, 10 s at most; an MP3 that is so already keeps its bytes.
 
 Work goes on in batches beside the output (`FILE.hdf.parts`), so a killed run resumes where it was; the same request
@@ -18,10 +18,9 @@ import csv
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -34,6 +33,7 @@ from tqdm import tqdm
 
 import signals
 from atomic import check_writable, replacing
+from data_util.audio_folders import AUDIO_ENDINGS, FFMPEG_ENDINGS, beneath
 from data_util.channels import CHANNELS
 from data_util.hdf5_dataset import PackedRows
 from data_util.pack_clip import CRASHED, PackedClip, pack_clip
@@ -41,7 +41,6 @@ from data_util.pack_labels import read_wanted
 from data_util.processes import map_in_processes
 from errors import UserError, exit_on_user_error
 
-SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 REQUEST = "pack_request"  # attribute of the output
 PROBLEMS = "pack_problems"  # entry of the output: what is wrong with the audio, as JSON
 MARKER = "request.json"  # in the folder of finished batches
@@ -69,7 +68,7 @@ class Task:
 
 
 def find_audio(folder: Path) -> dict[str, list[str]]:
-    """Stem of every audio file below `folder` -> its paths relative to it, sorted.
+    """Stem of every audio file below `folder` -> its paths relative to it, sorted, those that need FFmpeg last.
 
     Raises:
         UserError: no such folder, or no audio in it.
@@ -77,24 +76,14 @@ def find_audio(folder: Path) -> dict[str, list[str]]:
     if not folder.is_dir():
         raise UserError(f"--audio {folder}: there is no such folder")
     found: dict[str, list[str]] = defaultdict(list)
-    for path in _files(folder):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            found[path.stem].append(path.relative_to(folder).as_posix())
+    for path in beneath(folder):
+        found[path.stem].append(path.relative_to(folder).as_posix())
     if not found:
-        raise UserError(f"--audio {folder}: no file ends in {', '.join(SUFFIXES)}")
-    return {stem: sorted(paths) for stem, paths in found.items()}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, also through links to folders; each folder once, however many links lead to it."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(place, name) for name in files)
+        raise UserError(f"--audio {folder}: it holds no audio files ({', '.join(sorted(AUDIO_ENDINGS)[:8])}, ...)")
+    return {
+        stem: sorted(paths, key=lambda p: (Path(p).suffix.lower() in FFMPEG_ENDINGS, p))
+        for stem, paths in found.items()
+    }
 
 
 def plan(folder: Path, label_files: Sequence[Path]) -> tuple[list[Task], list[Problem]]:
@@ -133,8 +122,9 @@ def fingerprint(folder: Path, tasks: Sequence[Task], rules: ClipRules) -> str:
     """Hash of all that the output depends on: clips, labels, sizes and times of the files, settings."""
     digest = hashlib.sha256(f"{_FORMAT} {rules}\n".encode())
     for task in tasks:
-        stat = (folder / task.file).stat()
-        digest.update(f"{task.clip_id}\t{task.file}\t{stat.st_size}\t{stat.st_mtime_ns}\t".encode() + task.target)
+        path = folder / task.file
+        state = f"{path.stat().st_size}\t{path.stat().st_mtime_ns}" if path.exists() else "a link that leads nowhere"
+        digest.update(f"{task.clip_id}\t{task.file}\t{state}\t".encode() + task.target)
     return digest.hexdigest()
 
 

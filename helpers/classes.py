@@ -91,6 +91,7 @@ def select_classes(
 def _members(classes: Sequence[ClassName], word: str, option: str) -> np.ndarray:
     """Which classes a word means."""
     names, members = _outline()
+    word = word.strip()
     key = _key(word.removeprefix("=").strip())
     wanted = {key} if word.startswith(("=", "/")) else members.get(key, frozenset()) | {key}
     found = np.array([_key(name.label) in wanted or name.mid.lower() == key for name in classes])

@@ -27,11 +27,19 @@ Tags = list[tuple[ClassName, float]]
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file of events is about: the name that it gives to its audio, the result, and its best tags."""
+    """What a file of events is about.
+
+    Arguments:
+        filename: of the audio, with the folders below the one that was given.
+        detection: the result.
+        tags: the best ones.
+        recording: the audio for formats whose names have no ending; by default the file name without it.
+    """
 
     filename: str
     detection: Detection
     tags: Tags
+    recording: str = ""
 
     def rows(self) -> Iterator[tuple[str, Event]]:
         """(name of the threshold, event) of all lists."""
@@ -192,7 +200,8 @@ def _write_raven(path: Path, contents: Contents, table: EventTable) -> None:
 @_format("rttm", ".rttm", one_list=True)
 def _write_rttm(path: Path, contents: Contents, table: EventTable) -> None:
     """NIST's rich transcription: ten fields between blanks, so that names get underscores for their blanks."""
-    audio = "_".join(Path(contents.filename).stem.split()) or "audio"
+    recording = contents.recording or Path(contents.filename).with_suffix("").as_posix()
+    audio = "_".join(recording.split()) or "audio"
     channel = (contents.detection.channel or 0) + 1
     lines = []
     for e in table:

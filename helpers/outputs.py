@@ -8,13 +8,13 @@ import io
 import json
 import math
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from atomic import unfinished
+from data_util.clip_names import ClipNames, fullest_names
 from errors import UserError, reading
 from helpers.events import Event, EventTable
 
@@ -119,12 +119,24 @@ def format_table(events: EventTable, limit: int | None = None) -> str:
 
 @dataclass(frozen=True)
 class TrueEvents:
-    """Annotated events of one audio: times in seconds and class names."""
+    """Annotated events of one audio: times in seconds and class names, or MIDs."""
 
     onset: list[float]
     offset: list[float]
     label: list[str]
 
+    def add(self, other: TrueEvents) -> None:
+        """Take in those of another table or spelling."""
+        self.onset.extend(other.onset)
+        self.offset.extend(other.offset)
+        self.label.extend(other.label)
+
+    def named(self, names_by_mid: Mapping[str, str]) -> TrueEvents:
+        """The same with display names in place of MIDs."""
+        return TrueEvents(self.onset, self.offset, [names_by_mid.get(label, label) for label in self.label])
+
+
+TrueEventsOf = Mapping[str, TrueEvents]  # by the name of the audio
 
 _COLUMNS = {
     "filename": ("filename", "file", "segment_id", "audio_filename"),
@@ -134,42 +146,46 @@ _COLUMNS = {
 }
 
 
-def read_true_events(path: str | os.PathLike[str], audio_name: str, names_by_mid: dict[str, str]) -> TrueEvents:
-    """Read the annotations of one file from a TSV in DCASE form or in the form of AudioSet Strong.
+def read_true_events(path: str | os.PathLike[str], audio: Mapping[str, str]) -> dict[str, TrueEvents]:
+    """Read annotations from a TSV in DCASE form or in the form of AudioSet Strong.
 
     Arguments:
-        path: TSV with columns for onset, offset, label and, unless it belongs to one file only, the file.
-        audio_name: name of the audio file; `Y<id>.wav`, `<id>.wav` and the segment `<id>_<start ms>` are the same.
-        names_by_mid: display name of each MID, for labels given as MID.
+        path: TSV with columns for onset, offset, label and, unless there is one audio only, the file.
+        audio: name of each audio, with the path of its file; which one a row means says `data_util.clip_names`.
+
+    Returns:
+        Events of each audio that has some, by its name.
+
     Raises:
-        UserError: the file is missing, lacks a column, or holds a time that is not a number.
+        UserError: the file is missing, lacks a column, or holds a time that is not a number; a name may mean several
+            audios, or several names the same.
     """
     with reading(path, "the true events"):
         text = Path(path).read_text(encoding="utf-8-sig")
     reader = csv.DictReader(io.StringIO(text), delimiter="\t")
-    header = reader.fieldnames or []
+    reader.fieldnames = header = [name.strip() for name in reader.fieldnames or ()]
     column = {key: next((n for n in names if n in header), None) for key, names in _COLUMNS.items()}
     missing = [key for key in ("onset", "offset", "label") if column[key] is None]
     if missing:
         raise UserError(f"true events '{path}' lack a column for {', '.join(missing)}; found: {', '.join(header)}")
-    wanted, found = _spellings(audio_name), TrueEvents([], [], [])
+    if column["filename"] is None and len(audio) > 1:
+        raise UserError(
+            f"true events '{path}' lack a column filename, which says what is of which of {len(audio)} files"
+        )
+    found: dict[str, TrueEvents] = {}
     for line, row in enumerate(reader, start=2):
-        if column["filename"] is not None and not wanted & _spellings(row[column["filename"]] or ""):
-            continue
+        name = (row[column["filename"]] or "") if column["filename"] is not None else next(iter(audio))
+        events = found.setdefault(name, TrueEvents([], [], []))
         try:
-            found.onset.append(float(row[column["onset"]]))  # type: ignore[index]
-            found.offset.append(float(row[column["offset"]]))  # type: ignore[index]
+            events.onset.append(float(row[column["onset"]]))  # type: ignore[index]
+            events.offset.append(float(row[column["offset"]]))  # type: ignore[index]
         except (TypeError, ValueError):
             raise UserError(f"true events '{path}', line {line}: a time is not a number") from None
-        label = row[column["label"]] or ""  # type: ignore[index]
-        found.label.append(names_by_mid.get(label, label))
-    return found
-
-
-def _spellings(name: str) -> set[str]:
-    """The names under which lists know a clip: without folder and ending, AudioSet's also without Y and start time."""
-    name = name.strip().replace("\\", "/").rpartition("/")[2]
-    stem = re.sub(r"\.\w{1,5}$", "", name)
-    segment = re.fullmatch(r"Y?(.{11})_\d+", stem)  # YouTube ids have 11 characters
-    names = {stem, segment[1]} if segment else {stem}
-    return names | {n[1:] for n in names if len(n) == 12 and n.startswith("Y")}
+        events.label.append((row[column["label"]] or "").strip())  # type: ignore[index]
+    name_of = fullest_names(found)
+    clips = ClipNames(audio).match(name_of.values(), f"true events '{path}'")
+    true = {clip: TrueEvents([], [], []) for clip in clips.values()}
+    for name, events in found.items():
+        if name_of[name] in clips:
+            true[clips[name_of[name]]].add(events)
+    return true

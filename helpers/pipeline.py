@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from errors import UserError
 from helpers.audio_reader import Source, read_blocks, source_name
 from helpers.chunking import WindowPlan, WindowSplitter
+from helpers.inputs import AudioInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,17 +27,31 @@ class Job:
         channel: counted from 0; None: the mean of all.
         strict: refuse audio whose end is missing.
         key: whatever the caller wants to know it by.
+        audio: the names of its file, where it has any.
     """
 
     source: Source
     channel: int | None = None
     key: object = None
+    audio: AudioInput | None = None
     strict: bool = False
 
     @property
     def name(self) -> str:
         """Name of the file, or of what is none."""
         return source_name(self.source)
+
+    @property
+    def clip(self) -> str:
+        """Name of the audio in results: the path below the folder that was given, as bytes that are UTF-8."""
+        if self.audio is None or not self.audio.name:
+            return Path(self.name).name
+        return os.fsencode(self.audio.name).decode(errors="replace")
+
+    @property
+    def recording(self) -> str:
+        """The same without its ending where that keeps it apart from other audio of the run."""
+        return self.audio.stem if self.audio is not None else Path(self.name).stem
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The options; each one says what it is for."""
     parser = argparse.ArgumentParser(prog="python -m helpers.psds", description=__doc__)
     add = parser.add_argument
-    add("--scores", type=Path, required=True, help="folder of <clip>.tsv (sed_scores_eval) or HDF5 of scores")
+    add(
+        "--scores",
+        type=Path,
+        required=True,
+        help="folder of <clip>.tsv (sed_scores_eval), also in folders beneath, or HDF5 of scores",
+    )
     add("--compare", type=Path, help="scores of a second model on the same clips")
     add("--ground_truth", type=Path, required=True, help="TSV of events (sed_scores_eval or AudioSet Strong)")
     add("--durations", type=Path, required=True, help="TSV (filename, duration) or CSV (clip,seconds)")
@@ -142,9 +147,7 @@ def _score(
     """Streams the scores of one model through the accumulator and computes its figures."""
     start = time.perf_counter()
     names, events = _choose_clips(label, source, truth, options)
-    missing = next((name for name in names.values() if name not in durations), None)
-    if missing is not None:
-        raise UserError(f"{options.durations}: no duration of clip {missing}")
+    durations = psds_io.match_durations(names, durations, str(options.durations))
     collected = PSDSAccumulator(
         source.class_names,
         SETTINGS[options.metric],
@@ -173,20 +176,27 @@ def _choose_clips(
     options: argparse.Namespace,
 ) -> tuple[dict[str, str], dict[str, list[psds_io.Event]]]:
     """Scored clips -> their names in the ground truth, and the events of the scored classes."""
-    names, without_truth, missing = psds_io.match_clips(source.clip_ids, truth)
+    names, without_truth, missing = psds_io.match_clips(source.clip_ids, truth, str(options.ground_truth))
+    if missing and not names:
+        scored, named = psds_io.shorten(source.clip_ids), psds_io.shorten(missing)
+        raise UserError(f"{label}: no clip of the ground truth has scores: they are of {scored}, and it names {named}")
     if missing and not options.partial:
-        raise UserError(f"{label}: no scores of {len(missing)} clips of the ground truth, such as {missing[0]}; "
-                        "add them or give --partial")  # fmt: skip
+        raise UserError(f"{label}: no scores of {len(missing)} clips of the ground truth, such as "
+                        f"{psds_io.shorten(missing)}; add them, or leave them out with --partial")  # fmt: skip
+    if missing:
+        print(f"{label}: {len(missing)} clips of the ground truth have no scores; their events count neither as found "
+              f"nor as missed (--partial): {psds_io.shorten(missing)}", file=sys.stderr)  # fmt: skip
     known = set(source.class_names)
     events = {clip: [event for event in truth[clip] if event[2] in known] for clip in names.values()}
     if options.keep_empty:
         names.update({clip: clip for clip in without_truth})
         events.update({clip: [] for clip in without_truth})
     elif without_truth:
-        print(f"{label}: {len(without_truth)} clips without ground truth left out", file=sys.stderr)
+        print(f"{label}: {len(without_truth)} clips without ground truth left out: {psds_io.shorten(without_truth)}",
+              file=sys.stderr)  # fmt: skip
     unknown = {event[2] for clip in names.values() for event in truth.get(clip, ())} - known
     if unknown:
-        listed = ", ".join(sorted(unknown)[:5]) + (", ..." if len(unknown) > 5 else "")
+        listed = psds_io.shorten(sorted(unknown))
         print(f"{label}: events of {len(unknown)} classes without scores left out: {listed}", file=sys.stderr)
     if not options.keep_empty:
         names = {clip: name for clip, name in names.items() if events[name]}

@@ -9,23 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from data_util.clip_names import ClipNames, fullest_names
 from data_util.labels import load_vocabulary
 from errors import UserError, reading
 
 Event = tuple[float, float, str]
-AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".opus")
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raises a UserError if the path is there and must not be replaced."""
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already; give --overwrite or another name")
-
-
-def clip_of_name(name: str) -> str:
-    """File name -> clip: without folders and the ending of an audio file."""
-    name = name.rpartition("/")[2]
-    return next((name[: -len(suffix)] for suffix in AUDIO_SUFFIXES if name.lower().endswith(suffix)), name)
 
 
 def read_ground_truth(path: str | Path, vocabulary: str = "strong") -> dict[str, list[Event]]:
@@ -37,7 +31,7 @@ def read_ground_truth(path: str | Path, vocabulary: str = "strong") -> dict[str,
         vocabulary: "strong" or a file, for the names behind the labels of the second form.
 
     Returns:
-        Clip -> events (onset s, offset s, class name).
+        Name of the file, with `/` -> events (onset s, offset s, class name).
 
     Raises:
         UserError: missing file, other columns, or a malformed line (file, line, value).
@@ -45,7 +39,7 @@ def read_ground_truth(path: str | Path, vocabulary: str = "strong") -> dict[str,
     path = Path(path)
     with _open_text(path) as lines:
         rows = csv.DictReader(lines, delimiter="\t")
-        columns = rows.fieldnames or []
+        rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or ()]
         if "segment_id" in columns:
             from data_util.label_files import read_strong_tsv
 
@@ -53,43 +47,51 @@ def read_ground_truth(path: str | Path, vocabulary: str = "strong") -> dict[str,
             return read_strong_tsv(path, classes).as_lists(classes.names)
         if not {"filename", "onset", "offset", "event_label"} <= set(columns):
             raise UserError(f"{path}: columns {columns}; expected filename, onset, offset, event_label")
-        truth: dict[str, list[Event]] = {}
+        found: dict[str, list[Event]] = {}
         for line, row in enumerate(rows, start=2):
-            events = truth.setdefault(clip_of_name(row["filename"] or ""), [])
-            if row["event_label"]:
-                events.append(
-                    (_seconds(path, line, row["onset"]), _seconds(path, line, row["offset"]), row["event_label"])
-                )
+            events = found.setdefault(_file_name(path, line, row["filename"]), [])
+            if label := (row["event_label"] or "").strip():
+                events.append((_seconds(path, line, row["onset"]), _seconds(path, line, row["offset"]), label))
+    truth: dict[str, list[Event]] = {}
+    for name, clip in fullest_names(found).items():
+        truth.setdefault(clip, []).extend(found[name])
     return truth
 
 
 def read_durations(path: str | Path) -> dict[str, float]:
-    """Reads durations: TSV with the columns filename and duration, or CSV of `<clip>,<seconds>` without a header.
+    """Reads durations by clip: TSV with the columns filename and duration, or CSV of `<clip>,<seconds>` without header.
 
     Raises:
         UserError: missing file or a malformed line (file, line, value).
     """
     path = Path(path)
-    durations: dict[str, float] = {}
+    found: dict[str, float] = {}
     with _open_text(path) as lines:
         first = lines.readline()
         lines.seek(0)
-        header = first.rstrip("\r\n").split("\t")
+        header = [name.strip() for name in first.removeprefix("\ufeff").split("\t")]
         if "filename" in header and "duration" in header:
-            for line, row in enumerate(csv.DictReader(lines, delimiter="\t"), start=2):
-                durations[clip_of_name(row["filename"] or "")] = _seconds(path, line, row["duration"])
-            return durations
-        for line, fields in enumerate(csv.reader(lines, delimiter="\t" if "\t" in first else ","), start=1):
-            if fields:
-                value = fields[1] if len(fields) == 2 else ""
-                durations[clip_of_name(fields[0])] = _seconds(path, line, value)
-    return durations
+            for line, row in enumerate(csv.DictReader(lines, header, delimiter="\t"), start=1):
+                if line > 1:
+                    found[_file_name(path, line, row["filename"])] = _seconds(path, line, row["duration"])
+        else:
+            for line, fields in enumerate(csv.reader(lines, delimiter="\t" if "\t" in first else ","), start=1):
+                if fields:
+                    value = fields[1] if len(fields) == 2 else ""
+                    found[_file_name(path, line, fields[0])] = _seconds(path, line, value)
+    return {clip: found[name] for name, clip in fullest_names(found).items()}
 
 
 @contextmanager
 def _open_text(path: Path) -> Iterator[TextIO]:
     with reading(path, "the table"), path.open(encoding="utf-8-sig", newline="") as lines:
         yield lines
+
+
+def _file_name(path: Path, line: int, text: str | None) -> str:
+    if not (text or "").strip():
+        raise UserError(f"{path}, line {line}: the name of the file is empty")
+    return str(text)
 
 
 def _seconds(path: Path, line: int, text: str | None) -> float:
@@ -114,13 +116,45 @@ def merge_overlaps(events: Sequence[Event]) -> list[Event]:
 
 
 def match_clips(
-    scored: Sequence[str], truth: Mapping[str, Sequence[Event]]
+    scored: Sequence[str], truth: Mapping[str, Sequence[Event]], where: str = "the ground truth"
 ) -> tuple[dict[str, str], list[str], list[str]]:
-    """Finds the ground truth of each scored clip; a file may name clips `Y<id>` where the other writes `<id>`.
+    """Finds the ground truth of each scored clip, by all the names that `data_util.clip_names` knows.
 
     Returns:
         Scored clip -> clip of the ground truth, scored clips without ground truth, clips without scores.
+
+    Raises:
+        UserError: a name of the ground truth may mean several scored clips, or the other way round.
     """
-    names = {clip_id: name for clip_id in scored for name in (f"Y{clip_id}", clip_id) if name in truth}
-    without_truth = [clip_id for clip_id in scored if clip_id not in names]
-    return names, without_truth, sorted(truth.keys() - set(names.values()))
+    scored_of = ClipNames(scored).match(truth, where)
+    name_of = {clip: name for name, clip in scored_of.items()}
+    names = {clip: name_of[clip] for clip in scored if clip in name_of}
+    return names, [clip for clip in scored if clip not in names], sorted(truth.keys() - scored_of.keys())
+
+
+def match_durations(names: Mapping[str, str], durations: Mapping[str, float], where: str) -> dict[str, float]:
+    """Finds the duration of each clip.
+
+    Args:
+        names: scored clip -> its name in the ground truth; the table may use either.
+        durations: by clip.
+        where: the table.
+
+    Returns:
+        Name in the ground truth -> seconds.
+
+    Raises:
+        UserError: a clip without duration, or a name that may mean several clips.
+    """
+    found = {name: durations[name] for name in names.values() if name in durations}
+    left = {clip: name for clip, name in names.items() if name not in found}
+    rest = ClipNames(left).match(durations.keys() - found.keys(), where) if left else {}
+    found |= {left[clip]: durations[name] for name, clip in rest.items()}
+    if missing := [name for name in left.values() if name not in found]:
+        raise UserError(f"{where}: no duration of clip {shorten(missing)}")
+    return found
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -2,7 +2,8 @@
 
 They come as one of
 
-- a folder of `<clip>.tsv` as sed_scores_eval reads and writes them: columns onset, offset, then one per class;
+- a folder of `<clip>.tsv` as sed_scores_eval reads and writes them: columns onset, offset, then one per class; in
+  folders beneath, the clip is the path;
 - one compact HDF5: `filenames` [N], `scores` float16 or float32 [N, C, T], `n_frames` [N] (frames that belong to the
   clip), `labels` [C], attribute `frame_rate`;
 - a dense file of pseudo labels (`filenames`, `strong_logits` [N, 447, 250]) of the AudioSet Strong classes.
@@ -21,9 +22,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from atomic import replacing, unfinished
+from data_util.audio_folders import beneath
+from data_util.clip_names import clip_ids
 from data_util.labels import FRAME_RATE, load_vocabulary
 from errors import UserError, reading
-from helpers.psds_io import clip_of_name, refuse_existing
+from helpers.psds_io import refuse_existing
 
 TIMES = ("onset", "offset")
 
@@ -69,18 +72,17 @@ class ScoreFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.clip_ids = sorted(file.name.removesuffix(".tsv") for file in path.glob("*.tsv"))
+        files = beneath(path, (".tsv",))
+        self._files = {file.relative_to(path).as_posix()[: -len(".tsv")]: file for file in files}
+        self.clip_ids = sorted(self._files)
         if not self.clip_ids:
             raise UserError(f"scores {path}: no .tsv file in this folder")
-        first = self._file(self.clip_ids[0])
+        first = self._files[self.clip_ids[0]]
         with reading(first, "the scores"), first.open(encoding="utf-8", newline="") as lines:
-            header = next(csv.reader(lines, delimiter="\t"), [])
+            header = [name.strip() for name in next(csv.reader(lines, delimiter="\t"), [])]
         if tuple(header[:2]) != TIMES or len(header) < 3:
             raise UserError(f"{first}: columns {header[:3]}; expected onset, offset and one column per class")
         self.class_names = header[2:]
-
-    def _file(self, clip_id: str) -> Path:
-        return self.path / f"{clip_id}.tsv"
 
     def read(self, clip_ids: Sequence[str]) -> Iterator[ScoredClips]:
         """Yields the scores of these clips one by one, as float64 with the times in their files."""
@@ -90,13 +92,14 @@ class ScoreFolder:
     def _read(self, clip_id: str) -> ScoredClips:
         import pandas as pd
 
-        file = self._file(clip_id)
+        file = self._files[clip_id]
         try:
             table = pd.read_csv(file, sep="\t", dtype=np.float64)
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: not a table of numbers: {error}") from None
+        table.columns = table.columns.str.strip()
         if list(table.columns) != [*TIMES, *self.class_names] or table.empty:
-            raise UserError(f"{file}: expected frames with the columns of {self._file(self.clip_ids[0]).name}")
+            raise UserError(f"{file}: expected frames with the columns of {self.clip_ids[0]}.tsv")
         onsets, offsets = table["onset"].to_numpy(), table["offset"].to_numpy()
         if (onsets[1:] != offsets[:-1]).any():
             raise UserError(f"{file}: every frame must begin where the one before ends")
@@ -120,11 +123,13 @@ class ScoreHDF5:
                 names = [name.decode("utf-8", "replace") for name in file["filenames"][:]]
                 self.lengths = file["n_frames"][:] if "n_frames" in file else np.full(n, self.n_frames)
                 labels = [name.decode("utf-8", "replace") for name in file["labels"][:]] if "labels" in file else []
+                labels = [label.strip() for label in labels]
                 self.frame_rate = float(file.attrs.get("frame_rate", FRAME_RATE))
         except OSError as error:
             raise UserError(f"{path}: cannot be read as HDF5: {error}") from None
         self.class_names = labels or list(load_vocabulary("strong").names)
-        self.clip_ids = [clip_of_name(name) for name in names]
+        clip_of = clip_ids(names)
+        self.clip_ids = [clip_of[name] for name in names]
         self._row = {clip_id: i for i, clip_id in enumerate(self.clip_ids)}
         if len(self.class_names) != n_classes or len(self._row) != n or len(self.lengths) != n:
             raise UserError(f"{path}: {n_classes} score columns for {len(self.class_names)} classes, or repeated clips")
@@ -253,19 +258,19 @@ def write_score_tsv(
 
     Args:
         folder: of all clips; made if missing.
-        clip_id: name of the clip; it must not lead out of the folder.
+        clip_id: name of the clip, or its path below the folder; it must not lead out of it.
         scores: [C, T].
         stamps: frame times [T + 1] in seconds.
         class_names: names of the C classes.
 
     Raises:
-        UserError: the file is there and not `overwrite`, or the name of the clip is a path.
+        UserError: the file is there and not `overwrite`, or the name of the clip leads out of the folder.
     """
     folder = Path(folder)
-    if clip_id in ("", ".", "..") or "/" in clip_id or "\\" in clip_id:
+    if "\\" in clip_id or not {"", ".", ".."}.isdisjoint(clip_id.split("/")):
         raise UserError(f"clip {clip_id!r}: its name would lead out of {folder}; rename it")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{clip_id}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
     refuse_existing(path, overwrite)
     with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines, delimiter="\t", lineterminator="\n")

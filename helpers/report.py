@@ -85,10 +85,16 @@ class ReportPages:
         self.written: list[Path] = []
 
     def add(
-        self, source: Source, detection: Detection, curves: CurveStore, tags: Tags, true: TrueEvents | None
+        self,
+        source: Source,
+        detection: Detection,
+        curves: CurveStore,
+        tags: Tags,
+        true: TrueEvents | None,
+        name: str | None = None,
     ) -> None:
-        """Take one recording; a page that is full, or would be too large with it, is written."""
-        recording = describe(source, detection, curves, self.decoding, tags, true)
+        """Take one recording, under a name; a page that is full, or would be too large with it, is written."""
+        recording = describe(source, detection, curves, self.decoding, tags, true, name)
         about = {"name": recording["name"], "events": str(len(recording["lists"][-1]["events"]))}
         script = _as_script(recording)
         if len(script) + sum(len(other) for _, other in self._recordings) > PAGE_CHARACTERS:
@@ -135,8 +141,9 @@ def describe(
     decoding: Decoding,
     tags: Tags,
     true: TrueEvents | None,
+    name: str | None = None,
 ) -> dict[str, Any]:
-    """Everything that the page shows of one recording."""
+    """Everything that the page shows of one recording, under a name (that of its file by default)."""
     values = curves.curves()
     shown = _classes_to_show(detection, values)
     position = {c: i for i, c in enumerate(shown)}
@@ -168,7 +175,7 @@ def describe(
     ]
     truth = zip(true.onset, true.offset, true.label, strict=True) if true else ()
     return {
-        "name": Path(detection.name).name + _channel_name(detection.channel),
+        "name": (name or Path(detection.name).name) + _channel_name(detection.channel),
         "duration": detection.duration,
         "frame": curves.pooled / FRAME_RATE,
         "classes": classes,

@@ -18,7 +18,7 @@ from helpers.classes import ClassName
 from helpers.clips import cut_clips
 from helpers.detection import Detection, ScoreSink
 from helpers.event_files import FORMATS, Contents, best_tags, file_names, write_events
-from helpers.outputs import OutputFolder, TrueEvents, read_true_events
+from helpers.outputs import OutputFolder, TrueEvents, TrueEventsOf
 from helpers.pipeline import Job
 from helpers.report import CurveStore, ReportPages
 from helpers.score_files import SCORE_FORMATS, ScoreFile
@@ -41,7 +41,7 @@ class ResultWriter:
         tags: list the most probable tags as well.
         plot: draw a picture.
         clips: folder for the events as audio files (those at the highest threshold), or None.
-        true_events: TSV of annotations to draw, or None.
+        true_events: annotations to draw, by the name of their audio, or None.
         report: pages to add each audio to, or None.
     """
 
@@ -51,7 +51,7 @@ class ResultWriter:
     tags: bool = False
     plot: bool = False
     clips: OutputFolder | None = None
-    true_events: Path | None = None
+    true_events: TrueEventsOf | None = None
     report: ReportPages | None = None
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class ResultWriter:
             raise self._failed.pop(job)
         stem = str(job.key)
         tags = best_tags(self.detector.tag_names(detection), detection.tags, len(detection.tags)) if self.tags else []
-        contents = Contents(Path(detection.name).name, detection, tags[:N_TAGS])
+        contents = Contents(job.clip, detection, tags[:N_TAGS], job.recording)
         if job in self._open:
             stack, files = self._open.pop(job)
             for file in files:
@@ -137,8 +137,8 @@ class ResultWriter:
             written.append(self._plot(job, detection))
         curves = self._curves.pop(job, None)
         if self.report is not None and curves is not None:
-            true = self._true_events(detection) if self.true_events else None
-            self.report.add(job.source, detection, curves, tags[:N_TAGS], true)
+            true = self._true_events(job, detection)
+            self.report.add(job.source, detection, curves, tags[:N_TAGS], true, job.clip)
         if self.clips is not None:
             table = list(detection.tables.values())[-1]
             written += cut_clips(self.clips, detection.name, stem, table, detection.channel)
@@ -148,17 +148,17 @@ class ResultWriter:
         from helpers.plots import log_mel, plot_events
 
         spectrogram = log_mel(read_blocks(job.source, job.channel), detection.duration)
-        title = Path(detection.name).name
-        true = self._true_events(detection) if self.true_events else None
+        true = self._true_events(job, detection)
         tables = [(f"score above {name}", table) for name, table in detection.tables.items()]
         return self.folder.write(
-            f"{job.key}.png", lambda path: plot_events(path, spectrogram, detection.duration, tables, true, title)
+            f"{job.key}.png", lambda path: plot_events(path, spectrogram, detection.duration, tables, true, job.clip)
         )
 
-    def _true_events(self, detection: Detection) -> TrueEvents:
-        assert self.true_events is not None
-        mids = {name.mid: name.label for name in detection.classes if name.mid}
-        return read_true_events(self.true_events, Path(detection.name).name, mids)
+    def _true_events(self, job: Job, detection: Detection) -> TrueEvents | None:
+        if self.true_events is None:
+            return None
+        names_by_mid = {name.mid: name.label for name in detection.classes if name.mid}
+        return self.true_events.get(job.clip, TrueEvents([], [], [])).named(names_by_mid)
 
 
 def _tag_table(tags: Sequence[tuple[ClassName, float]]) -> str:

@@ -145,10 +145,11 @@ def continued_options(options: OptionsT, saved: dict[str, Any], checkpoint: Path
     """The saved options with those on top that were named now."""
     named = {name: getattr(options, name) for name in options.given - {"resume"}}  # type: ignore[attr-defined]
     kept = {name: value for name, value in saved.items() if name not in ("resume", "evaluate", "overwrite")}
-    run = config.build(type(options), {**kept, "resume": str(checkpoint)})
+    # Files move: where they are now goes before where they were, whose checks would find nothing there.
+    moved = {name: value for name, value in named.items() if isinstance(value, Path) and name != "checkpoint"}
+    run = config.build(type(options), {**kept, **moved, "resume": str(checkpoint)})
     for name, value in named.items():
-        moved = isinstance(value, Path) and name != "checkpoint"
-        if value != getattr(run, name) and not moved and name not in CHANGEABLE:
+        if value != getattr(run, name) and name not in CHANGEABLE:
             why = f"the run has {getattr(run, name)}, which --resume cannot change; leave it out, or start a new run"
             config.refuse(name, value, why)
     options = config.build(type(options), {**kept, **named, "resume": str(checkpoint)})

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_util.audio_folders import beneath
 from errors import UserError
 from helpers.augment.batch import Draw, clipwise
 from helpers.augment.timing import roll
-
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".aif", ".aiff", ".w64"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def load_impulse_responses(
     """Read all impulse responses of a folder (and its subfolders), in the order of their names.
 
     Args:
-        folder: holds WAV, FLAC, OGG or AIFF files of any sample rate; channels are averaged.
+        folder: holds audio files of any sample rate; channels are averaged.
         sample_rate: Hz, to which they are resampled.
         max_seconds: what follows later in a response is cut off.
 
@@ -83,7 +82,7 @@ def load_impulse_responses(
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder of impulse responses at {folder}")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in AUDIO_SUFFIXES)
+    files = beneath(folder)
     if not files:
         raise UserError(f"no audio file in the folder of impulse responses {folder}")
     responses = [_read_response(f, sample_rate)[: round(max_seconds * sample_rate)] for f in files]

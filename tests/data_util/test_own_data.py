@@ -171,7 +171,7 @@ def test_nothing_to_work_with(audio: Path, tmp_path: Path) -> None:
 
 def test_a_name_that_means_two_files(audio: Path) -> None:
     write_audio(audio / "other" / "c.ogg")
-    with pytest.raises(UserError, match=r"may be deep/c.ogg and other/c.ogg"):
+    with pytest.raises(UserError, match=r"line 2: file 'c.ogg' may be 'deep/c.ogg' or 'other/c.ogg'"):
         read_own_data(audio, table(audio, "c.ogg,0,1,x"))
 
 

@@ -254,7 +254,7 @@ def test_kill_and_resume_gives_the_same_contents(tmp_path):
     ("arguments", "words"),
     [
         (["--audio", "nowhere"], "no such folder"),
-        (["--audio", "empty"], "no file ends in"),
+        (["--audio", "empty"], "holds no audio files"),
         (["--labels", "missing.tsv"], "missing.tsv"),
         (["--workers", "0"], "--workers 0"),
         (["--min_seconds", "-1"], "--min_seconds"),

@@ -58,14 +58,51 @@ def test_names_of_results_are_unique(tree):
         "sub/a.WAV": "a.WAV",
         "sub/deep/c.flac": "deep/c",
     }
-    (tree / "other").mkdir()
-    (tree / "other/a.wav").touch()
-    assert list(found("a.wav", "other").values()) == ["a.wav", "a.wav-2"]
+    (tree / "a.wav.mp3").touch()
+    assert found("a.wav", "a.mp3", "a.wav.mp3") == {"a.wav": "a.wav", "a.mp3": "a.mp3", "a.wav.mp3": "a.wav-2"}
+
+
+def names(*words, list_file=None):
+    return {i.path: i.name for i in find_audio(words, list_file)}
+
+
+def test_the_name_of_audio_is_its_path_below_what_was_named(tree):
+    assert names("sub", "a.wav") == {"sub/a.WAV": "a.WAV", "sub/deep/c.flac": "deep/c.flac", "a.wav": "a.wav"}
+    assert names("sub/*/*.flac", "-") == {"sub/deep/c.flac": "deep/c.flac", "-": "stdin"}
+    assert names("**/*.flac") == {"sub/deep/c.flac": "sub/deep/c.flac"}
+    assert names(str(tree / "sub/deep/c.flac")) == {str(tree / "sub/deep/c.flac"): "c.flac"}
+
+
+def test_names_that_would_be_the_same_begin_at_the_folder_of_all(tree):
+    for name in ("day1/x.wav", "day1/only.wav", "day2/x.wav"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).touch()
+    paths = ["day1/only.wav", "day1/x.wav", "day2/x.wav"]
+    assert names("day1", "day2") == dict(zip(paths, paths, strict=True))
+    assert list(found("day1", "day2").values()) == ["day1/only", "day1/x", "day2/x"]
+    (tree / "list.txt").write_text("day2/x.wav\nday1/x.wav\n-\n")
+    assert list(names(list_file="list.txt").values()) == ["day2/x.wav", "day1/x.wav", "stdin"]
+    (tree / "list.txt").write_text("a.wav\nday1/only.wav\n")
+    assert list(names(list_file="list.txt").values()) == ["a.wav", "only.wav"]
+
+
+def test_a_file_that_is_named_twice_is_one(tree):
+    assert names("a.wav", "./a.wav", "sub/../a.wav", str(tree / "a.wav")) == {"a.wav": "a.wav"}
 
 
 def test_a_list_of_files(tree):
     (tree / "list.txt").write_text("# mine\n\na.wav\n sub \n")
     assert set(found(list_file="list.txt")) == {"a.wav", "sub/a.WAV", "sub/deep/c.flac"}
+
+
+def test_a_name_that_begins_with_a_hash_is_no_comment(tree):
+    for name in ("#1.wav", "# 2.wav", "#day/a.wav", " blank.wav"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).touch()
+    (tree / "list.txt").write_text(
+        "# mine\n#1.wav\n#gone.wav\n# 2.wav\n  # indented\n#da*/*.wav\n blank.wav\na.wav\r\n"
+    )
+    assert list(names(list_file="list.txt")) == ["#1.wav", "# 2.wav", "#day/a.wav", " blank.wav", "a.wav"]
 
 
 @pytest.mark.parametrize(("words", "message"), [(["empty"], "folder 'empty'"), (["*.xyz"], "pattern")])

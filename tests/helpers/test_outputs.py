@@ -8,7 +8,7 @@ import pytest
 from errors import UserError
 from helpers.classes import ClassName
 from helpers.events import decode_events
-from helpers.outputs import OutputFolder, format_table, read_true_events, seconds
+from helpers.outputs import OutputFolder, TrueEvents, format_table, read_true_events, seconds
 
 CLASSES = [ClassName("Speech", "/m/09x0r"), ClassName('Tab\there, "quoted"', "")]
 
@@ -78,22 +78,52 @@ GOOGLE = (
 NAMES = {"/m/09x0r": "Speech", "/m/0bt9lr": "Dog"}
 
 
+def true_of(path, name, **others):
+    """The true events of the audio of that name."""
+    return read_true_events(path, {name: f"/elsewhere/{name}", **others}).get(name)
+
+
 def test_true_events_in_dcase_form(tmp_path):
     (tmp_path / "t.tsv").write_text(DCASE)
-    true = read_true_events(tmp_path / "t.tsv", "some/folder/a.flac", NAMES)
-    assert (true.onset, true.offset, true.label) == ([0.5, 2.0], [1.5, 3.0], ["Speech", "Dog"])
+    true = true_of(tmp_path / "t.tsv", "b.flac").named(NAMES)
+    assert (true.onset, true.offset, true.label) == ([0.0], [1.0], ["Dog"])
+    assert true_of(tmp_path / "t.tsv", "a.flac").named(NAMES).label == ["Dog"]  # and not those of x/a.wav
+    assert read_true_events(tmp_path / "t.tsv", {"a.wav": "/data/y/a.wav", "x/a.wav": "/data/x/a.wav"}) == {
+        "a.wav": TrueEvents([2.0], [3.0], ["/m/0bt9lr"]),
+        "x/a.wav": TrueEvents([0.5], [1.5], ["Speech"]),
+    }
+    assert true_of(tmp_path / "t.tsv", "c.wav") is None
+
+
+def test_names_without_folders_and_ending_count_where_one_audio_has_them(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text("filename\tonset\toffset\tevent_label\na\t1\t2\t Speech \na.wav\t3\t4\tDog\n")
+    assert true_of(path, "x/a.wav").label == ["Speech", "Dog"]
+    with pytest.raises(UserError, match=r"true events '.*t.tsv': file 'a.wav' may be 'x/a.wav' or 'y/a.wav'; give its"):
+        read_true_events(path, {"x/a.wav": "/data/x/a.wav", "y/a.wav": "/data/y/a.wav"})
+    path.write_text("filename\tonset\toffset\tevent_label\nx/a.wav\t1\t2\tA\ny/a.wav\t3\t4\tB\n")
+    assert read_true_events(path, {"a.wav": "/data/y/a.wav"})["a.wav"].label == ["B"]  # where the file is decides
+    with pytest.raises(UserError, match=r"clip 'a.wav' may be 'x/a.wav' or 'y/a.wav'"):
+        true_of(path, "a.wav")
+
+
+def test_a_table_without_file_names_is_about_one_audio(tmp_path):
+    (tmp_path / "t.tsv").write_text("onset\toffset\tlabel\n1\t2\tA\n")
+    assert true_of(tmp_path / "t.tsv", "any.wav").label == ["A"]
+    with pytest.raises(UserError, match="lack a column filename, which says what is of which of 2 files"):
+        true_of(tmp_path / "t.tsv", "any.wav", other="other.wav")
 
 
 @pytest.mark.parametrize("name", ["Yabc_efghi-k.mp3", "abc_efghi-k.wav", "Yabc_efghi-k_30000.wav", "abc_efghi-k"])
 def test_true_events_in_audioset_form(tmp_path, name):
     (tmp_path / "t.tsv").write_text(GOOGLE)
-    true = read_true_events(tmp_path / "t.tsv", name, NAMES)
+    true = true_of(tmp_path / "t.tsv", name).named(NAMES)
     assert (true.onset, true.label) == ([2.0], ["Dog"])
 
 
 def test_takes_of_one_recording_are_not_mixed_up(tmp_path):
     (tmp_path / "t.tsv").write_text("filename\tonset\toffset\tevent_label\nrec_1.wav\t0\t1\tA\nrec_2.wav\t0\t1\tB\n")
-    assert read_true_events(tmp_path / "t.tsv", "rec_2.wav", {}).label == ["B"]
+    assert true_of(tmp_path / "t.tsv", "rec_2.wav").label == ["B"]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +133,6 @@ def test_takes_of_one_recording_are_not_mixed_up(tmp_path):
 def test_bad_annotations(tmp_path, text, message):
     (tmp_path / "t.tsv").write_text(text)
     with pytest.raises(UserError, match=message):
-        read_true_events(tmp_path / "t.tsv", "a.wav", {})
+        read_true_events(tmp_path / "t.tsv", {"a.wav": "a.wav"})
     with pytest.raises(UserError, match=r"cannot read the true events .*no such file"):
-        read_true_events(tmp_path / "none.tsv", "a.wav", {})
+        read_true_events(tmp_path / "none.tsv", {"a.wav": "a.wav"})

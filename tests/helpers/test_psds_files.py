@@ -148,11 +148,11 @@ def test_both_forms_of_ground_truth_and_durations(tmp_path):
     assert read_ground_truth(google) == {"Yb0RFKhbpFJA": [(0.5, 1.25, "Male speech, man speaking")]}
     plain = tmp_path / "events.tsv"
     plain.write_text("filename\tonset\toffset\tevent_label\na.b.wav\t0\t1\tDog\nempty.flac\t\t\t\n")
-    assert read_ground_truth(plain) == {"a.b": [(0.0, 1.0, "Dog")], "empty": []}
+    assert read_ground_truth(plain) == {"a.b.wav": [(0.0, 1.0, "Dog")], "empty.flac": []}
     (tmp_path / "d.csv").write_text("Yabc,10.0\nYd.mp3,9.98\n")
-    assert read_durations(tmp_path / "d.csv") == {"Yabc": 10.0, "Yd": 9.98}
+    assert read_durations(tmp_path / "d.csv") == {"Yabc": 10.0, "Yd.mp3": 9.98}
     (tmp_path / "d.tsv").write_text("duration\tfilename\n3.5\tx.wav\n")
-    assert read_durations(tmp_path / "d.tsv") == {"x": 3.5}
+    assert read_durations(tmp_path / "d.tsv") == {"x.wav": 3.5}
     overlapping = [(2.0, 3.0, "a"), (0.0, 2.0, "a"), (0.0, 9.0, "b"), (2.5, 2.7, "a")]
     assert merge_overlaps(overlapping) == [(0.0, 3.0, "a"), (0.0, 9.0, "b")]
 
@@ -235,7 +235,7 @@ def test_partial_scores_and_module_entry(files):
 
 
 def test_names_of_clips_never_lead_out_of_the_folder(tmp_path):
-    for name in ("../x", "a/b", "..", ""):
+    for name in ("../x", "a/../b", "/b", "a//b", "a\\b", "..", ""):
         with pytest.raises(UserError, match="out of"):
             write_score_tsv(tmp_path / "out", name, np.zeros((1, 2)), np.arange(3.0), ["a"])
 

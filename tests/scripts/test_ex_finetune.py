@@ -146,6 +146,30 @@ def test_a_run_goes_on_where_it_stopped(run: Path, own: Path, tmp_path: Path) ->
     assert "class_thresholds" in read_checkpoint(copy / "best.ckpt")[1]
 
 
+def test_a_run_goes_on_where_its_recordings_are_now(run: Path, own: Path, tmp_path: Path, capsys) -> None:
+    copy = shutil.copytree(run, tmp_path / "finetune")
+    place = shutil.copytree(own, tmp_path / "new")
+    saved = yaml.safe_load((copy / "config.yaml").read_text())
+    assert saved["audio"] == str(own / "audio")
+    gone = {"audio": str(tmp_path / "old" / "audio"), "events": str(tmp_path / "old" / "events.csv")}
+    (copy / "config.yaml").write_text(yaml.safe_dump({**saved, **gone}))
+    resume = [f"--resume={copy}", "--n_epochs=3"]
+    for named in ([], [f"--audio={place / 'audio'}"]):  # both have moved
+        with pytest.raises(SystemExit) as stop:
+            ex_finetune.main([*resume, *named])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and "old" in error and "there is no such" in error and error.count("\n") == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("config_finetune.SCRATCH_EPOCH_STEPS", 3)
+        ex_finetune.main([*resume, f"--audio={place / 'audio'}", f"--events={place / 'events.csv'}"])
+    rows = (copy / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "0", "1", "2"]
+    assert yaml.safe_load((copy / "config.yaml").read_text())["audio"] == str(place / "audio")
+    with pytest.raises(SystemExit):  # what is no place still cannot change
+        ex_finetune.main([*resume[:1], "--n_epochs=4", f"--audio={place / 'audio'}", "--seed=9"])
+    assert "--seed is 9: the run has" in capsys.readouterr().err
+
+
 def test_a_folder_per_class(own: Path, tmp_path: Path) -> None:
     for recording in read_own_data(own / "audio", own / "events.csv").recordings:
         for label in {event[2] for event in recording.events[:1]}:
