@@ -18,11 +18,10 @@ from helpers.finetune_report import excerpt, model_card, read_history, render
 from helpers.finetune_scores import examine, worst
 from helpers.svg_charts import line_chart, ticks
 from helpers.tuning import Tuning
-from tests.browser import CHROMIUM, DRIVER, Browser
+from tests.browser import Browser, needs_browser
 from tests.tone_model import tones
 
 EVIL = "a <!-- BALANCE --> </title><img src=x onerror=\"document.title='owned'\"> & 'b'"
-needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
 
 
 @pytest.fixture(scope="module")
