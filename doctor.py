@@ -62,7 +62,7 @@ class Part:
         name: shown.
         use: what it is for.
         packages: any of these distributions will do (default: the name).
-        install: what follows `pip install` (default: the name, with the versions of requirements.txt, torch's above all).
+        install: what follows `pip install` (default: the name, under the pins of requirements.txt, above all torch's).
     """
 
     name: str
@@ -73,7 +73,7 @@ class Part:
 
 PARTS = (
     Part("av", "m4a, mp4, aac, wma"),
-    Part("onnxscript", "export.py --format onnx"),
+    Part("onnxscript", "export.py to onnx, openvino"),
     Part("onnxruntime", "--backend onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
     Part("openvino", "--backend openvino"),
     Part("pyarrow", "--format parquet"),
@@ -84,7 +84,7 @@ PARTS = (
     Part("deepspeed", "--strategy deepspeed_stage_1"),
     Part("mamba-ssm", "faster mamba on a GPU", install="-c requirements.txt --no-build-isolation mamba-ssm"),
     Part("minimp3py", "faster MP3", install="https://github.com/f0k/minimp3py/archive/master.zip"),
-    Part("torchaudio", "not needed by any command"),
+    Part("torchaudio", "not needed here"),
 )
 
 
@@ -205,17 +205,20 @@ def packages() -> Row:
 
 def _pins(path: Path) -> Iterator[tuple[str, str]]:
     """Names and versions of a requirements file of `name==version; marker` lines, those for this Python alone."""
-    try:
-        from packaging.requirements import Requirement
-    except ImportError:
-        from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
-
     for line in path.read_text(encoding="utf-8").splitlines():
-        text = line.partition("#")[0].strip()
-        if text and not text.startswith("-"):
-            wanted = Requirement(text)
-            if wanted.marker is None or wanted.marker.evaluate():
-                yield wanted.name, str(wanted.specifier).removeprefix("==")
+        wanted, _, marker = line.partition("#")[0].partition(";")
+        name, _, version = wanted.partition("==")
+        if version and (not marker or _applies(marker)):
+            yield name.strip(), version.strip()
+
+
+def _applies(marker: str) -> bool:
+    """Whether an environment marker is true here; where no package can tell, every pin counts."""
+    try:
+        from packaging.markers import Marker
+    except ImportError:
+        return True
+    return Marker(marker).evaluate()
 
 
 def devices(complete: bool = True) -> Iterator[Row]:
