@@ -34,8 +34,10 @@ LITTLE_DISK, LITTLE_SHARED = (
 )  # bytes: a few runs with their checkpoints; batches on their way between processes
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM_ON_MACOS = ("/Applications/Chromium.app/Contents/MacOS/Chromium",)
-CHROMIUM_ON_MACOS += ("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",)
+CHROMIUM_ON_MACOS = (
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 
 AUDIOSET_FILES = (  # file, whether every run needs it
     ("balanced_train_segments_mp3.hdf", True),
