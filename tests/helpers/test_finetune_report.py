@@ -165,3 +165,8 @@ def test_the_page_in_a_browser(made, tmp_path: Path) -> None:
             "return [(t.left - i.left) / i.width, t.width / i.width]"
         )
         np.testing.assert_allclose(bar, [0.25, 0.25], atol=0.01)  # 1 s to 2 s of 4 s, under the spectrogram
+    with Browser(390, 800) as phone:
+        phone.open(page)
+        assert phone.run("return [innerWidth, document.documentElement.scrollWidth <= innerWidth]") == [390, True]
+        narrow = "return Math.min(...[...document.querySelectorAll('th:first-child')].map((e) => e.clientWidth))"
+        assert phone.run(narrow) >= 80  # a class's name is words, not letters one below the other
