@@ -8,13 +8,15 @@ WEB := $(VENV)/.installed-web
 DEMO := demo
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup test lint format bench demo web clean
+.PHONY: setup tools test lint format bench demo web browser doctor clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install, make a small data set, train, evaluate, detect (about 4 minutes on 2 cores)"
 	@echo "make web     install, serve a local page to try a model on (OPTIONS=\"--checkpoint best.ckpt\")"
-	@echo "make test    install, run all tests"
+	@echo "make test    install, run all tests (PYTEST_OPTIONS=\"-k psds\": some of them)"
+	@echo "make browser install Chromium, which the tests of pages need"
+	@echo "make doctor  what this machine has and what is missing (OPTIONS=\"--data_dir DIR\")"
 	@echo "make lint    ruff, format check, mypy"
 	@echo "make bench   run all benchmarks (over two hours, most of it trainings)"
 
@@ -31,8 +33,16 @@ $(DEV): requirements-dev.txt requirements-web.txt $(RUN)
 	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
 	touch $(DEV)
 
+tools: $(DEV)
+
 test: $(DEV)
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST_OPTIONS)
+
+browser:
+	@.ci/browser $(PYTHON)
+
+doctor:
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) doctor.py $(OPTIONS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Draw docs/images/report.png, the page of docs/detection.md: `python docs/make_report_picture.py CHECKPOINT`.
 
-Needs chromium and chromedriver.
+Needs a browser: `make browser`.
 """
 
 from __future__ import annotations

@@ -17,9 +17,11 @@ Not counted are what costs little beside them: norms, activations, gates, softma
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import itertools
 import platform
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -258,7 +260,8 @@ def analyse(build: Callable[[], Any], n_samples: int = N_SAMPLES) -> Complexity:
 def deepspeed_macs(model: nn.Module, mel: Tensor) -> int:
     """MACs of `model(mel)` as DeepSpeed's profiler counts them; raises UserError if it is not installed."""
     try:
-        from deepspeed.profiling.flops_profiler import get_model_profile
+        with contextlib.redirect_stdout(sys.stderr):  # its messages are no part of our table
+            from deepspeed.profiling.flops_profiler import get_model_profile
     except ImportError:
         raise UserError("DeepSpeed is not installed: pip install deepspeed") from None
     _, macs, _ = get_model_profile(model, args=[mel], print_profile=False, detailed=False, as_string=False)

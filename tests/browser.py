@@ -1,87 +1,72 @@
-"""A headless Chromium driven through chromedriver's HTTP interface (W3C WebDriver); no further package needed."""
+"""A headless Chromium for the tests of pages, driven by Selenium and the chromedriver of this machine."""
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import json
-import shutil
-import socket
-import subprocess
-import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = [
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+from doctor import find_browser
+
+FLAGS = (
     "headless",
     "no-sandbox",
     "disable-gpu",
     "disable-quic",
+    "disable-dev-shm-usage",  # containers have 64 MiB there
     "no-first-run",
     "disable-background-networking",
     "disable-component-update",
     "disable-sync",
     "mute-audio",
     "autoplay-policy=no-user-gesture-required",
-]
+)
+needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium with chromedriver: run make browser")
 
 
 class Browser:
-    """One browser window of its own; a context manager."""
+    """One browser window of its own; a context manager.
 
-    def __init__(self, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
-        assert CHROMIUM and DRIVER
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self._profile = tempfile.mkdtemp(prefix="report-browser-")
-        self._driver = subprocess.Popen(
-            [DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self._base = f"http://127.0.0.1:{port}"
-        flags = [f"--{flag}" for flag in (*FLAGS, f"window-size={width},{height}", f"user-data-dir={self._profile}")]
-        flags += ["--blink-settings=preferredColorScheme=0"] if dark else []
-        options = {"binary": CHROMIUM, "args": flags}
-        capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
-        for attempt in range(50):
-            try:
-                value = self._call("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
-                break
-            except (urllib.error.URLError, ConnectionError):
-                if attempt == 49:
-                    raise
-                time.sleep(0.2)
-        self._base += f"/session/{value['sessionId']}"
+    Args:
+        width, height: of the page, in CSS pixels.
+    """
+
+    def __init__(self, width: int = 1280, height: int = 900) -> None:
+        found = find_browser()
+        assert found is not None, "no Chromium with chromedriver: run make browser"
+        options = webdriver.ChromeOptions()
+        options.binary_location, driver = map(str, found)
+        for flag in FLAGS:
+            options.add_argument(f"--{flag}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        # With the driver's path Selenium starts it; without, it would try to download one.
+        self.selenium = webdriver.Chrome(options=options, service=Service(executable_path=driver))
+        self._command("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1)
 
     def __enter__(self) -> Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            self._call("DELETE", "")
-        self._driver.terminate()
-        self._driver.wait(10)
-        shutil.rmtree(self._profile, ignore_errors=True)
+        self.selenium.quit()
 
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._base + path, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return json.load(response)["value"]
+    def _command(self, name: str, **values: Any) -> None:
+        """A command of the DevTools protocol; headless windows are at least 500 pixels wide, pages need not be."""
+        self.selenium.execute_cdp_cmd(name, {"mobile": False, **values})
 
     def open(self, path: Path) -> None:
         """Load a local page and wait until its script has run."""
-        self._call("POST", "/url", {"url": path.resolve().as_uri()})
+        self.selenium.get(path.resolve().as_uri())
         self.wait("return document.body.dataset.ready === 'yes'")
 
     def run(self, script: str, *args: Any) -> Any:
         """Value of a script's `return`."""
-        return self._call("POST", "/execute/sync", {"script": script, "args": list(args)})
+        return self.selenium.execute_script(script, *args)
 
     def wait(self, script: str, seconds: float = 20.0) -> None:
         """Until a script returns true."""
@@ -90,34 +75,48 @@ class Browser:
             assert time.monotonic() < end, f"never true: {script}"
             time.sleep(0.05)
 
-    def pointer(self, *steps: dict[str, Any]) -> None:
-        """Pointer actions in page coordinates, e.g. {"type": "pointerMove", "x": 10, "y": 20}."""
-        source = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": list(steps)}
-        self._call("POST", "/actions", {"actions": [source]})
+    def _pointer(self) -> tuple[ActionBuilder, Any]:
+        builder = ActionBuilder(self.selenium, duration=0)
+        return builder, builder.pointer_action
 
     def move(self, x: float, y: float) -> None:
-        """Put the pointer somewhere."""
-        self.pointer({"type": "pointerMove", "duration": 0, "x": round(x), "y": round(y)})
+        """Put the pointer somewhere, in page coordinates."""
+        builder, pointer = self._pointer()
+        pointer.move_to_location(round(x), round(y))
+        builder.perform()
 
     def click(self, x: float, y: float, times: int = 1) -> None:
-        """Click somewhere."""
-        press = [{"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
-        self.pointer({"type": "pointerMove", "duration": 0, "x": round(x), "y": round(y)}, *(press * times))
+        """Click somewhere, in page coordinates."""
+        builder, pointer = self._pointer()
+        pointer.move_to_location(round(x), round(y))
+        for _ in range(times):
+            pointer.pointer_down()
+            pointer.pointer_up()
+        builder.perform()
+
+    def drag(self, x: float, y: float, to_x: float) -> None:
+        """Press at (x, y), move to (to_x, y), release; in page coordinates."""
+        builder, pointer = self._pointer()
+        pointer.move_to_location(round(x), round(y))
+        pointer.pointer_down()
+        pointer.move_to_location(round(to_x), round(y))
+        pointer.pointer_up()
+        builder.perform()
 
     def key(self, *keys: str) -> None:
         """Press keys one after the other."""
-        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
-        self._call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
+        webdriver.ActionChains(self.selenium).send_keys(*keys).perform()
 
-    def log(self, kind: str = "browser") -> list[dict[str, Any]]:
-        """Messages of the console ("browser") or of the network ("performance") since the last call."""
-        return self._call("POST", "/se/log", {"type": kind})
+    def log(self) -> list[dict[str, Any]]:
+        """Messages of the console since the last call."""
+        return self.selenium.get_log("browser")  # type: ignore[no-untyped-call]
 
     def requests(self) -> list[str]:
         """Addresses that were asked for since the last call."""
-        messages = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
+        entries = self.selenium.get_log("performance")  # type: ignore[no-untyped-call]
+        messages = [json.loads(entry["message"])["message"] for entry in entries]
         return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
     def screenshot(self, path: Path) -> None:
         """Write a PNG of the window."""
-        path.write_bytes(base64.b64decode(self._call("GET", "/screenshot")))
+        assert self.selenium.save_screenshot(str(path))

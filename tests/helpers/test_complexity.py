@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 import types
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -182,6 +184,23 @@ def test_deepspeed_is_asked_when_installed(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, profiler.__name__, profiler)
     assert deepspeed_macs(nn.Identity(), torch.zeros(3, 4)) == 12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is for Linux")
+def test_our_count_is_that_of_deepspeed() -> None:
+    """In a process of its own: what DeepSpeed says when it is loaded must not be on stdout, where our figures are."""
+    script = (
+        "import torch; from helpers.complexity import analyse, deepspeed_macs; from models import create_model\n"
+        "for name, dim in (('fmn04', 104), ('fmn06', 160)):\n"
+        "    make = lambda: create_model(name, seq_model_type='tf', seq_model_dim=dim)\n"
+        "    model = make().eval()\n"
+        "    mel = model.mel_forward(0.1 * torch.randn(1, 160_000))\n"
+        "    print(analyse(make).macs, deepspeed_macs(model, mel))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ours, theirs = np.array([line.split() for line in run.stdout.splitlines()], dtype=float).T
+    np.testing.assert_allclose(ours, theirs, rtol=5e-4)
+    assert ours[1] > 2 * ours[0]
 
 
 def test_throughput_counts_clips() -> None:

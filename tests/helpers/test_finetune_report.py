@@ -19,11 +19,10 @@ from helpers.finetune_report import excerpt, model_card, read_history, render
 from helpers.finetune_scores import examine, worst
 from helpers.svg_charts import line_chart, ticks
 from helpers.tuning import Tuning
-from tests.browser import CHROMIUM, DRIVER, Browser
+from tests.browser import Browser, needs_browser
 from tests.tone_model import tones
 
 EVIL = "a <!-- BALANCE --> </title><img src=x onerror=\"document.title='owned'\"> & 'b'"
-needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +167,8 @@ def test_the_page_in_a_browser(made, tmp_path: Path) -> None:
             "return [(t.left - i.left) / i.width, t.width / i.width]"
         )
         np.testing.assert_allclose(bar, [0.25, 0.25], atol=0.01)  # 1 s to 2 s of 4 s, under the spectrogram
+    with Browser(390, 800) as phone:
+        phone.open(page)
+        assert phone.run("return [innerWidth, document.documentElement.scrollWidth <= innerWidth]") == [390, True]
+        narrow = "return Math.min(...[...document.querySelectorAll('th:first-child')].map((e) => e.clientWidth))"
+        assert phone.run(narrow) >= 80  # a class's name is words, not letters one below the other

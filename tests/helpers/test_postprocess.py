@@ -62,7 +62,6 @@ def test_one_window_per_class_and_devices():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_cuda_equals_cpu(dtype):
     x = torch.randn(8, 6, 250).to(dtype)

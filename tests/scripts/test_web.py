@@ -12,6 +12,7 @@ import soundfile
 import web
 from errors import UserError
 from helpers.detector import Detector
+from tests.browser import Browser, needs_browser
 from tests.tone_model import ToneModel, tones
 
 
@@ -60,20 +61,45 @@ def test_the_page_is_built(detector):
 
 
 @pytest.fixture
-def served(detector, tmp_path, monkeypatch):
-    """A client of the page; its files go to tmp_path."""
-    gradio, gradio_client = pytest.importorskip("gradio"), pytest.importorskip("gradio_client")
+def address(detector, tmp_path, monkeypatch):
+    """Where the page is served; its files go to tmp_path."""
+    gradio = pytest.importorskip("gradio")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     page = web.build_page(gradio, detector)
     _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-    yield gradio_client.Client(url, verbose=False, download_files=False)
+    yield url
     page.close()
 
 
-def test_a_click_gives_report_and_files_and_leaves_no_folder(served, audio_file, tmp_path):
-    from gradio_client import handle_file
-
-    frame, files = served.predict(handle_file(audio_file), api_name="/run")
+def test_a_click_gives_report_and_files_and_leaves_no_folder(address, audio_file, tmp_path):
+    gradio_client = pytest.importorskip("gradio_client")
+    client = gradio_client.Client(address, verbose=False, download_files=False)
+    frame, files = client.predict(gradio_client.handle_file(audio_file), api_name="/run")
     assert "Siren" in frame and len(files) == 5
     assert not list(tmp_path.glob("events-*"))
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_page_in_a_browser(address, audio_file, tmp_path):
+    """A file is given, the button pressed: the report comes up in its frame; nothing is asked for from outside."""
+    button = "[...document.querySelectorAll('button')].find((b) => b.textContent.trim() === 'Listen')"
+    report = "document.querySelector('iframe').contentDocument"
+    with Browser(1100, 1400) as browser:
+        browser.selenium.get(address)
+        browser.wait("return document.querySelector('input[type=file]') !== null")
+        browser.selenium.find_element("css selector", "input[type=file]").send_keys(audio_file)
+        browser.wait("return document.querySelector('#waveform, audio') !== null")
+        browser.run(f"{button}.click()")
+        browser.wait("return document.querySelector('iframe') !== null")
+        browser.wait(f"return {report}.body.dataset.ready === 'yes'")
+        assert browser.run(f"return {report}.getElementById('title').textContent") == "a & b.wav"
+        assert browser.run(f"return {report}.getElementById('count').textContent") == "1 event"
+        links = "[...document.querySelectorAll('a')].map((a) => a.href.split('/').pop())"
+        browser.wait(f"return {links}.includes('report.html')")
+        names = browser.run(f"return {links}")
+        assert {"events.tsv", "events.csv", "events.json", "events.audacity.txt"} <= set(names)
+        browser.screenshot(tmp_path / "web.png")
+        outside = [u for u in browser.requests() if not u.startswith((address, "data:", "blob:", "about:"))]
+        assert outside == []
