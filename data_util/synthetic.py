@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import h5py
@@ -110,6 +111,15 @@ def make_clip(seed: int, split: str, index: int) -> Clip:
     return Clip(make_ytid(seed, split, index), encode_mp3(audio), events)
 
 
+def _make_clear_audio(seed: int) -> tuple[np.ndarray, list[Event]]:
+    """Four events of which no more than two sound at a time, so that each of them can be heard and seen."""
+    for attempt in count():
+        audio, events = make_audio(np.random.default_rng([seed, 2, attempt]), n_events=4)
+        if all(sum(a <= onset < b for a, b, _ in events) <= 2 for onset, _, _ in events):
+            return audio, events
+    raise AssertionError
+
+
 def make_example(path: Path, seed: int, *, overwrite: bool = False) -> list[tuple[float, float, str]]:
     """Write a held-out file with four events, and its true events beside it.
 
@@ -128,7 +138,7 @@ def make_example(path: Path, seed: int, *, overwrite: bool = False) -> list[tupl
     table = path.with_suffix(".tsv")
     if path.suffix.lower() != ".wav":
         raise UserError(f"--example {path}: give a name that ends in .wav")
-    audio, events = make_audio(np.random.default_rng([seed, 2, 0]), n_events=4)
+    audio, events = _make_clear_audio(seed)
     vocabulary = load_vocabulary("strong")
     named = [(a, b, vocabulary.names[vocabulary.index_by_mid[mid]]) for a, b, mid in events]
     rows = [f"{path.name}\t{a:.3f}\t{b:.3f}\t{name}\n" for a, b, name in named]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 import demo
+from data_util.synthetic import make_example
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,20 +19,38 @@ def test_true_events_are_found_by_events_of_their_class_that_overlap() -> None:
     assert demo.found(true, true) == 3
 
 
+def pretend_a_run(out: Path, before: float, after: float, loss: tuple[float, ...], rows: int) -> None:
+    """What the commands of the demo write: figures before and after, losses, the first of the true events."""
+    for name, value in (("untrained", before), ("evaluated", after)):
+        (out / name).mkdir()
+        (out / name / "metrics.json").write_text(json.dumps({"val/psds1_macro_averaged": value}))
+    (out / "trained").mkdir()
+    lines = ["epoch,train/loss,val/loss", *(f"{i},{value}," for i, value in enumerate(loss)), "9,,0.1"]
+    (out / "trained" / "metrics.csv").write_text("\n".join(lines) + "\n")
+    (out / "detections").mkdir()
+    true = (ROOT / "test_files" / "example.tsv").read_text().splitlines(keepends=True)
+    (out / "detections" / "example.tsv").write_text("".join(true[: 1 + rows]))
+
+
 @pytest.mark.parametrize(
-    ("before", "after", "missed", "words"),
+    ("before", "after", "loss", "rows", "note", "error"),
     [
-        (0.01, 0.65, False, None),
-        (0.05, 0.65, False, "before training is 0.050"),
-        (0.01, 0.59, False, "after training is 0.590"),
-        (0.01, 0.65, True, "were not found"),
+        (0.01, 0.85, (0.3, 0.2, 0.1), 4, None, None),
+        (0.01, 0.65, (0.3, 0.2, 0.1), 4, "PSDS1 is below 0.80", None),
+        (0.01, 0.85, (0.3, 0.2, 0.1), 3, "1 of 4 true events were missed", None),
+        (0.01, 0.29, (0.3, 0.2, 0.1), 4, "PSDS1 is below 0.80", "PSDS1 rose from 0.010 to 0.290 only"),
+        (0.60, 0.85, (0.3, 0.2, 0.1), 4, None, "PSDS1 rose from 0.600 to 0.850 only"),
+        (0.01, 0.85, (0.3, 0.4), 4, None, "the training loss did not fall"),
+        (0.01, 0.85, (0.3, 0.2, 0.1), 0, "4 of 4 true events were missed", "no events were detected"),
     ],
 )
-def test_a_result_that_falls_short_ends_with_code_1(
+def test_a_broken_step_ends_with_code_1_and_a_weaker_figure_is_told(
     before: float,
     after: float,
-    missed: bool,
-    words: str | None,
+    loss: tuple[float, ...],
+    rows: int,
+    note: str | None,
+    error: str | None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -41,19 +59,21 @@ def test_a_result_that_falls_short_ends_with_code_1(
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(demo, "run", lambda *command: None)
     monkeypatch.setattr("sys.argv", ["demo.py", "--out", str(tmp_path)])
-    for name, value in (("untrained", before), ("evaluated", after)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.json").write_text(json.dumps({"val/psds1_macro_averaged": value}))
-    (tmp_path / "detections").mkdir()
-    detected = tmp_path / "detections" / "example.tsv"
-    shutil.copy(ROOT / "test_files" / "example.tsv", detected)
-    if missed:
-        header, *rows = detected.read_text().splitlines()
-        detected.write_text("\n".join([header, *rows[1:]]) + "\n")
-    if words is None:
+    pretend_a_run(tmp_path, before, after, loss, rows)
+    if error is None:
         demo.main()
     else:
         with pytest.raises(SystemExit) as stop:
             demo.main()
-        assert words in str(stop.value.code)  # text: Python prints it to stderr and ends with code 1
-    assert "PSDS1 after training" in capsys.readouterr().out
+        assert error in str(stop.value.code)  # text: Python prints it to stderr and ends with code 1
+    printed = capsys.readouterr().out
+    assert "PSDS1 after training" in printed
+    assert note in printed if note else "note:" not in printed
+
+
+def test_the_example_file_is_the_one_that_the_generator_makes(tmp_path: Path) -> None:
+    """And at no time more than two of its events sound at once."""
+    events = make_example(tmp_path / "example.wav", seed=1)
+    for name in ("example.wav", "example.tsv"):
+        assert (tmp_path / name).read_bytes() == (ROOT / "test_files" / name).read_bytes()
+    assert all(sum(a <= onset < b for a, b, _ in events) <= 2 for onset, _, _ in events)
