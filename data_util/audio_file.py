@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from data_util.audio_folders import FFMPEG_ENDINGS
 from data_util.byte_view import Part, PartView
 from data_util.containers import WHOLE, Layout, examine
 from data_util.mp3_frames import Mp3Segment, looks_like_mp3, scan
@@ -33,13 +34,6 @@ _SCALES = (2.0**15, 2.0**23, 2.0**31)  # full scale of integers that were stored
 _SCALE_MARGIN = 1.01
 _SMALL = 1024  # samples per read where damage is near
 _FRAMES_UNKNOWN = 2**60  # libsndfile gives streams of unknown length a huge number of frames
-_NOT_LIBSNDFILE = frozenset(
-    f".{ending}"
-    for ending in (
-        *("m4a", "m4b", "mp4", "aac", "wma", "webm", "mka", "amr", "3gp", "ac3", "eac3", "ape", "mov", "mpc", "tta"),
-        *("wv", "alac"),
-    )
-)
 BROKEN = (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError, MemoryError)
 
 Source = Path | bytes | bytearray | memoryview
@@ -113,14 +107,14 @@ class AudioFile:
         except BROKEN as error:
             reason = _reason(error)
         if pyav() is None:
-            if self._ending in _NOT_LIBSNDFILE:
+            if self._ending in FFMPEG_ENDINGS:
                 raise DecodeError(f"{self._ending} files are read through PyAV, which is missing: {INSTALL}")
             raise DecodeError(reason)
         try:
             self._file.seek(0)
             return AvFile(str(self._path) if self._path is not None else self._file)
         except ValueError as error:
-            raise DecodeError(str(error) if self._ending in _NOT_LIBSNDFILE else reason) from None
+            raise DecodeError(str(error) if self._ending in FFMPEG_ENDINGS else reason) from None
 
     def blocks(self, start: float = 0.0, seconds: float | None = None) -> Iterator[np.ndarray]:
         """The samples from a time on, in blocks of at most 30 s.

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-INSTALL = "pip install av"
+INSTALL = "pip install -c requirements.txt av"
 
 
 @cache

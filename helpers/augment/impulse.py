@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_util.audio import resample
+from data_util.audio_file import AudioFile, DecodeError
 from data_util.audio_folders import beneath
+from data_util.channels import to_mono
 from errors import UserError
 from helpers.augment.batch import Draw, clipwise
 from helpers.augment.timing import roll
@@ -98,11 +101,8 @@ def load_impulse_responses(
 
 def _read_response(file: Path, sample_rate: int) -> np.ndarray:
     """Read one file as mono at the sample rate."""
-    import soundfile
-    import soxr
-
     try:
-        audio, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
+        with AudioFile(file) as opened:
+            return resample(to_mono(opened.read()), opened.sample_rate, sample_rate)
+    except DecodeError as error:
         raise UserError(f"cannot read the impulse response {file}: {error}") from error
-    return np.asarray(soxr.resample(audio.mean(1), rate, sample_rate), dtype=np.float32)

@@ -275,7 +275,7 @@ def test_what_is_not_audio(data: bytes, ending: str, tmp_path: Path) -> None:
 
 def test_formats_for_pyav_name_the_command_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_util.audio_file.pyav", lambda: None)
-    with pytest.raises(DecodeError, match="pip install av"):
+    with pytest.raises(DecodeError, match=r"pip install -c requirements\.txt av"):
         measure(stored(tmp_path, b"\0\0\0\x20ftypM4A " + bytes(99), ".m4a"))
 
 

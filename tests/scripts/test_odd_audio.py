@@ -152,7 +152,9 @@ def test_a_folder_with_files_for_pyav_without_it_names_them_and_the_command(tone
     (tmp_path / "in" / "phone.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(999))
     assert inference.main([f"--audio_file={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"]) == 3
     error = capsys.readouterr().err
-    assert "1 files could not be read" in error and "phone.m4a" in error and "pip install av" in error
+    assert (
+        "1 files could not be read" in error and "phone.m4a" in error and "pip install -c requirements.txt av" in error
+    )
 
 
 def test_standard_input_with_odd_headers(tone_model, tmp_path: Path) -> None:
