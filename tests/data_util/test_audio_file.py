@@ -116,6 +116,7 @@ LOSSY: dict[str, tuple[Callable[[], bytes], float, float]] = {  # bytes, seconds
     "mp3 without a header": (lambda: without_info(mp3(sweep())), 8.05, 0.036),
     "mp3 behind junk": (lambda: bytes(5000) + mp3(sweep()), 8.0, 0.0),
     "mp3 behind a tag and zeros": (lambda: id3(20) + bytes(3000) + mp3(sweep()), 8.0, 0.0),
+    "mp3 behind a picture": (lambda: with_picture(mp3(sweep())), 8.0, 0.0),
     "two mp3s joined": (lambda: mp3(sweep(5.0)) + mp3(sweep(3.0)), 8.0, 0.0),
     "two mp3s joined, each with tags": (
         lambda: id3(300) + mp3(sweep(5.0)) + id3(300) + mp3(sweep(3.0)) + b"TAG" + bytes(125),
@@ -130,6 +131,17 @@ LOSSY: dict[str, tuple[Callable[[], bytes], float, float]] = {  # bytes, seconds
     "ogg": (lambda: encode(sweep(), form="OGG", subtype="VORBIS"), 8.0, 0.0),
     "opus": (lambda: encode(sweep(), form="OGG", subtype="OPUS"), 8.0, 0.0),
 }
+
+
+def with_picture(data: bytes) -> bytes:
+    """A tag of 3 MB before an MP3, full of what looks like the start of frames."""
+    picture = b"APIC" + struct.pack(">I", 3_000_000) + b"\0\0\0image/jpeg\0\3\0" + b"\xff\xfb\x90\x64" * 750_000
+    n = len(picture)
+    return b"ID3\3\0\0" + bytes([n >> 21, (n >> 14) & 127, (n >> 7) & 127, n & 127]) + picture + data
+
+
+def without_last_page(data: bytes) -> bytes:
+    return data[: data.rindex(b"OggS")]
 
 
 def stored(tmp_path: Path, data: bytes, ending: str = ".wav") -> Path:
@@ -202,6 +214,16 @@ def test_a_file_whose_second_half_is_missing_is_read_as_far_as_it_goes_and_says_
     assert length.cut_off and length.samples == n_samples
     whole = stored(tmp_path, data, "." + form.lower())
     assert not measure(whole).cut_off and measure(whole).seconds == pytest.approx(SECONDS, abs=0.1)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_without_its_last_page_says_so(subtype: str, tmp_path: Path) -> None:
+    data = encode(np.tile(sweep(), 4), form="OGG", subtype=subtype)
+    assert not measure(stored(tmp_path, data, ".ogg")).cut_off
+    length = measure(stored(tmp_path, without_last_page(data), ".ogg"))
+    assert 28 < length.seconds < 32 and length.notes == (
+        f"it is cut off: its end is missing after {length.seconds:.2f} s",
+    )
 
 
 @pytest.mark.parametrize("name", ["wav, header not updated since the middle", "flac of unknown length", "flac", "au"])

@@ -37,7 +37,7 @@ def scene() -> np.ndarray:
 
 
 def write_recordings(folder: Path) -> None:
-    """One siren from 2 s to 6 s, as seven programs leave it."""
+    """One siren from 2 s to 6 s, as nine programs leave it."""
     folder.mkdir()
     audio = scene()
     (folder / "no_header.mp3").write_bytes(without_info(mp3(audio)))
@@ -48,6 +48,8 @@ def write_recordings(folder: Path) -> None:
     soundfile.write(folder / "antiphase.wav", np.stack([audio, -audio], axis=1), RATE)
     soundfile.write(folder / "integers.wav", audio * 32767, RATE, "FLOAT")
     soundfile.write(folder / "plain.flac", audio, RATE)
+    soundfile.write(folder / "khz8.wav", tones(SECONDS, [EVENT], 8000), 8000)
+    soundfile.write(folder / "khz384.wav", tones(SECONDS, [EVENT], 384_000), 384_000)
     soundfile.write(folder / "two.wav", np.stack([0 * audio, audio], axis=1), RATE)
 
 
@@ -155,6 +157,12 @@ def test_a_folder_with_files_for_pyav_without_it_names_them_and_the_command(tone
     assert (
         "1 files could not be read" in error and "phone.m4a" in error and "pip install -c requirements.txt av" in error
     )
+
+
+def test_audio_shorter_than_two_frames(tone_model, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "short.wav", scene()[2 * RATE : 2 * RATE + 800], RATE)
+    assert inference.main([f"--audio_file={tmp_path / 'short.wav'}", f"--out={tmp_path}", "--format", "json"]) == 0
+    assert json.loads((tmp_path / "short.json").read_text())["duration"] == 0.05
 
 
 def test_standard_input_with_odd_headers(tone_model, tmp_path: Path) -> None:
