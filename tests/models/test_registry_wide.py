@@ -16,7 +16,7 @@ SMALL = ("fmn01", "fmn02", "fmn04")
 BACKBONES = [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in backbone_names()]
 SEQUENCE_MODELS = [None, *sequence_model_names()]
 SECONDS = (1, 7, 24, 61)
-SMALLEST_GRADIENT = 1e-4  # norm, for logits of about 1: rounding gives 1e-8
+SMALLEST_GRADIENT = 1e-5  # norm, for logits of about 1: rounding gives 1e-8
 NO_INFLUENCE = "k_proj.bias"  # the softmax takes back what a bias of the keys adds to all scores of a query
 
 
