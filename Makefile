@@ -8,13 +8,14 @@ WEB := $(VENV)/.installed-web
 DEMO := demo
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup test lint format bench demo web clean
+.PHONY: setup test faults lint format bench demo web clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install, make a small data set, train, evaluate, detect (about 4 minutes on 2 cores)"
 	@echo "make web     install, serve a local page to try a model on (OPTIONS=\"--checkpoint best.ckpt\")"
 	@echo "make test    install, run all tests"
+	@echo "make faults  see that the tests catch deliberate faults in a copy of the code (about 6 minutes)"
 	@echo "make lint    ruff, format check, mypy"
 	@echo "make bench   run all benchmarks (over two hours, most of it trainings)"
 
@@ -33,6 +34,9 @@ $(DEV): requirements-dev.txt requirements-web.txt $(RUN)
 
 test: $(DEV)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+faults: $(DEV)
+	$(BIN)/python tests/deliberate_faults.py
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -38,9 +38,10 @@ REAL = real_weights()
 
 
 @pytest.fixture(scope="module")
-def outputs() -> dict[str, dict[str, np.ndarray]]:
-    """Outputs of all calibrated models, and of the real weights where they are."""
-    models = {name: golden_model(name, shapes_of(name)) for name in CALIBRATED}
+def outputs(request: pytest.FixtureRequest) -> dict[str, dict[str, np.ndarray]]:
+    """Outputs of the calibrated models whose tests were chosen, and of the real weights where they are."""
+    chosen = " ".join(item.name for item in request.session.items if item.path == request.path)
+    models = {name: golden_model(name, shapes_of(name)) for name in CALIBRATED if f"[{name}]" in chosen}
     jobs = {name: {"name": name, "state": model.state_dict(), "waves": wave()} for name, model in models.items()}
     if REAL:
         jobs["real"] = {"name": "fmn04", "state": REAL.model.state_dict(), "waves": REAL.waves}
