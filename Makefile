@@ -8,7 +8,7 @@ WEB := $(VENV)/.installed-web
 DEMO := demo
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup tools test lint format bench demo web browser doctor clean
+.PHONY: setup tools test faults lint format bench demo web browser doctor clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make test    install, run all tests (PYTEST_OPTIONS=\"-k psds\": some of them)"
 	@echo "make browser install Chromium, which the tests of pages need"
 	@echo "make doctor  what this machine has and what is missing (OPTIONS=\"--data_dir DIR\")"
+	@echo "make faults  see that the tests catch deliberate faults in a copy of the code (about 6 minutes)"
 	@echo "make lint    ruff, format check, mypy"
 	@echo "make bench   run all benchmarks (over two hours, most of it trainings)"
 
@@ -43,6 +44,9 @@ browser:
 
 doctor:
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) doctor.py $(OPTIONS)
+
+faults: $(DEV)
+	$(BIN)/python tests/deliberate_faults.py
 
 lint: $(DEV)
 	$(BIN)/ruff check .

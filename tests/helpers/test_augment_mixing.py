@@ -65,7 +65,8 @@ def test_wavmix_equals_a_loop_over_clips(generator: torch.Generator) -> None:
 def test_mixup_equals_a_loop_over_clips(generator: torch.Generator, per_clip: bool) -> None:
     draw = draw_mixup(6, 0.999 if not per_clip else 0.5, generator, per_clip=per_clip)
     mel, tags = torch.randn(6, 1, 8, 40, dtype=torch.float64), torch.rand(6, 5, dtype=torch.float64)
-    for got, value in ((draw.signal(mel), mel), (draw.tags(tags), tags)):
+    labels = (torch.rand(6, 3, 25) < 0.3).double()
+    for got, value in ((draw.signal(mel), mel), (draw.tags(tags), tags), (draw.frames(labels), labels)):
         for i in range(6):
             weight = float(draw.weight[i])
             expected = weight * value[i] + (1 - weight) * value[int(draw.partner[i])]

@@ -10,9 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
 
-from helpers import callbacks
+import config
+from helpers import callbacks, run
 from helpers.callbacks import AtomicCheckpoints, PeriodicCheckpoint
 
 
@@ -31,6 +34,7 @@ class FakeTrainer:
     def save_checkpoint(self, path: Path) -> None:
         self.saved.append(path.name)
         path.touch()
+        os.utime(path, ns=(self.global_step, self.global_step))  # clocks of file systems take steps of milliseconds
 
 
 def test_periodic_checkpoints_lie_between_steps_and_the_newest_stay(tmp_path: Path) -> None:
@@ -86,3 +90,28 @@ def test_checkpoints_that_are_folders_are_removed_too(tmp_path: Path) -> None:
         trainer.global_step = (batch + 1) // 2
         periodic.on_train_batch_end(trainer, None, None, None, batch)  # type: ignore[arg-type]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000003.ckpt", "step_00000004.ckpt"]
+
+
+class Ramp(pl.LightningModule):
+    """One weight that every step raises by 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return -self.weight
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def test_averaged_weights_by_hand(tmp_path):
+    """--ema=0.9: after each step the average moves a tenth of the way to the weight; the run ends with it."""
+    options = config.parse(config.StrongOptions, ["--ema=0.9"])
+    (average,) = (c for c in run._callbacks(options, tmp_path, logs=False) if isinstance(c, EMAWeightAveraging))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(max_epochs=1, callbacks=[average], enable_model_summary=False, **quiet)
+    model = Ramp()
+    trainer.fit(model, torch.utils.data.DataLoader(torch.zeros(4)))
+    assert model.weight.item() == pytest.approx(1.561)  # after 1, 1.1 and 1.29

@@ -96,6 +96,10 @@ def test_the_last_frame_ends_with_the_audio():
 
 
 def test_a_score_equal_to_the_threshold_is_not_above_it():
+    edges = np.array([[0.25, 0.5, 0.75, 0.5, 0.25]], np.float32)  # equal ones beside one above
+    assert [(round(25 * e.onset), round(25 * e.offset)) for e in decode_events(edges, names(1), 0.5)] == [(2, 3)]
+    longer = decode_events(edges, names(1), 0.5, hysteresis=0.5)  # of 0.25, which the outer frames equal
+    assert [(round(25 * e.onset), round(25 * e.offset)) for e in longer] == [(1, 4)]
     assert len(decode_events(np.full((1, 5), 0.5, np.float32), names(1), 0.5)) == 0
     assert len(decode_events(np.ones((1, 5), np.float32), names(1), 1.0)) == 0
     assert len(decode_events(np.zeros((1, 5), np.float32), names(1), 0.0)) == 0

@@ -63,6 +63,11 @@ def test_a_ledger_cut_by_a_killed_run_does_no_harm(tmp_path):
     with (tmp_path / ".efficientsed.jsonl").open("a") as ledger:
         ledger.write('{"name": "b.ts')
     OutputFolder(tmp_path).write_text("a.tsv", "two")
+    assert (tmp_path / "a.tsv").read_text() == "two"  # known as its own in spite of the half line
+    (tmp_path / "b.tsv").write_text("foreign")
+    with pytest.raises(UserError, match=r"b\.tsv"):  # of which the half line tells nothing
+        OutputFolder(tmp_path).write_text("b.tsv", "three")
+    assert (tmp_path / "b.tsv").read_text() == "foreign"
 
 
 def test_no_way_out_of_the_folder(tmp_path):

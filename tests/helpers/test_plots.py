@@ -57,6 +57,13 @@ def test_lanes_keep_true_events_and_the_surest(tmp_path):
     assert len(lanes) == MAX_LANES and left_out == 42 - MAX_LANES and "Siren" not in lanes
 
 
+BLUE, ORANGE = (0x21, 0x71, 0xB2), (0xE6, 0x9F, 0x00)  # detected at the only threshold, true
+
+
+def of_colour(pixels, colour):
+    return np.abs(pixels - colour).sum(axis=2) < 30
+
+
 def test_the_picture_shows_detected_and_true_events(tmp_path):
     audio = Audio(tones(10, [(2, 4, "Siren")]))
     table = Detector(ToneModel(), detection_thresholds=[0.5]).detect(audio).events
@@ -64,8 +71,7 @@ def test_the_picture_shows_detected_and_true_events(tmp_path):
     true = TrueEvents([6.0], [8.0], ["Costs $5 & <b>"])
     plot_events(tmp_path / "a.png", spectrogram, 10, [("above 0.5", table)], true, "odd $name$ _^.wav")
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
-    blue = np.abs(pixels - (0x21, 0x71, 0xB2)).sum(axis=2) < 30
-    orange = np.abs(pixels - (0xE6, 0x9F, 0x00)).sum(axis=2) < 30
+    blue, orange = (of_colour(pixels, colour) for colour in (BLUE, ORANGE))
     below = slice(pixels.shape[0] * 6 // 10, None)  # the lanes
     assert blue[below].sum() > 1000 and orange[below].sum() > 1000
     # Blue lies at 2 ... 4 s of the axis, orange at 6 ... 8 s: the gap equals the bars' width.
@@ -77,4 +83,8 @@ def test_the_picture_shows_detected_and_true_events(tmp_path):
 def test_a_picture_without_events(tmp_path):
     table = Detector(ToneModel(), detection_thresholds=[0.5]).detect(Audio(tones(1, []))).events
     plot_events(tmp_path / "a.png", log_mel([tones(1, [])], 1), 1, [("above 0.5", table)])
-    assert (tmp_path / "a.png").stat().st_size > 5000
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    lanes = pixels[len(pixels) * 8 // 10 :, pixels.shape[1] // 10 : pixels.shape[1] * 8 // 10]
+    assert not of_colour(lanes, BLUE).any() and not of_colour(lanes, ORANGE).any()
+    assert of_colour(lanes, (0x55, 0x55, 0x55)).sum() > 50  # "no events"
+    assert len(np.unique(pixels[: len(pixels) // 2].reshape(-1, 3), axis=0)) > 100  # the spectrogram's levels

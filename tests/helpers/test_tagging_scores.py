@@ -49,3 +49,21 @@ def test_perfect_and_absent_labels_stay_finite_or_nan() -> None:
     metric.reset()
     metric.update(torch.zeros(2, 2), torch.zeros(2, 2))
     assert math.isnan(metric.compute()["mAP"])
+
+
+def test_unknown_labels_count_neither_way() -> None:
+    """Each class is scored on the clips whose label is known; what the others say makes no difference."""
+    rng = torch.Generator().manual_seed(0)
+    logits, known = torch.randn(60, 3, generator=rng), torch.rand(60, 3, generator=rng) < 0.6
+    targets = (torch.rand(60, 3, generator=rng) < 0.4).long()
+    scores = TaggingScores()
+    scores.update(logits, targets, known)
+    figures = scores.compute()
+    for c in range(3):
+        rows = known[:, c]
+        expected = average_precision(logits[rows, c].numpy(), targets[rows, c].numpy())
+        assert figures["ap_per_class"][c] == pytest.approx(expected, abs=1e-6)
+        assert expected != pytest.approx(average_precision(logits[:, c].numpy(), targets[:, c].numpy()), abs=1e-3)
+    scores.reset()
+    scores.update(logits, torch.where(known, targets, 1 - targets), known)
+    assert scores.compute() == figures

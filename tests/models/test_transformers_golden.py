@@ -15,6 +15,7 @@ from models import create_model
 from models.registry import resample_frames
 from models.sed_model import SEDModel
 from models.transformers.beats_blocks import relative_bias
+from tests.equality import assert_different_outputs
 from tests.golden_recipe import fill, fill_value, wave
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -152,6 +153,15 @@ def test_single_values(golden: Run) -> None:
     check(golden.embedding, golden.numbers["embedding"], 2e-5)
     check(golden.strong, golden.numbers["strong"], 2e-5)
     check(golden.weak, golden.numbers["weak"], 2e-5)
+
+
+@torch.no_grad()
+def test_other_audio_gives_other_outputs(golden: Run) -> None:
+    """By 1,000 times the tolerance of the comparisons above: they would not pass for another clip or silence."""
+    model, ours = golden.model, (golden.embedding, golden.strong, golden.weak)
+    for mel in (model.mel_forward(wave(2)[1:]), torch.zeros_like(golden.mel)):
+        embedding = model.model(mel)
+        assert_different_outputs(ours, (embedding, *heads(model, embedding)), 1e-4)
 
 
 def test_stages(golden: Run) -> None:

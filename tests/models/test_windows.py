@@ -12,7 +12,8 @@ from models import create_model
 from models.registry import resample_frames
 from models.transformers.vit_blocks import TransformerBackbone
 from models.windows import window_starts, windowed_embedding
-from tests.golden_recipe import wave
+from tests.equality import assert_equal_outputs
+from tests.golden_recipe import CONSTANTS, fill, wave
 from tests.models.tiny_transformers import NAMES, make_tiny, tiny
 
 FRAMES = {16_000: 25, 48_000: 75, 100_000: 157, 159_999: 250, 160_000: 250, 163_000: 255, 320_000: 500, 500_000: 782}
@@ -128,10 +129,9 @@ def test_neighbours_are_cross_faded() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ten_seconds_are_what_the_network_gives(name: str) -> None:
-    backbone = tiny(name)
-    with torch.no_grad():
-        mel = backbone.mel_forward(wave(2))
-        torch.testing.assert_close(backbone.embed(mel), resample_frames(backbone(mel), 250), atol=1e-6, rtol=0)
+    backbone = fill(tiny(name), CONSTANTS)
+    mel = backbone.mel_forward(wave(2))
+    assert_equal_outputs(backbone.embed, lambda mel: resample_frames(backbone(mel), 250), mel, mel.flip(0), 1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,14 +156,17 @@ def test_a_few_milliseconds(name: str, n_samples: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("n_samples", [20_000, 250_000])
 def test_batch_mates_do_not_matter(name: str, n_samples: int) -> None:
-    backbone = tiny(name)
+    backbone = fill(tiny(name), CONSTANTS)
     clips = wave(2, n_samples)
     clips[1] *= 0.01
-    with torch.no_grad():
-        together = backbone.embed(backbone.mel_forward(clips))
-        for i in range(2):
-            alone = backbone.embed(backbone.mel_forward(clips[i : i + 1]))
-            torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=0)
+
+    def together(clips: Tensor) -> Tensor:
+        return backbone.embed(backbone.mel_forward(clips))
+
+    def alone(clips: Tensor) -> Tensor:
+        return torch.cat([together(clip[None]) for clip in clips])
+
+    assert_equal_outputs(together, alone, clips, clips.flip(0), 1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

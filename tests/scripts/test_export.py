@@ -21,8 +21,11 @@ import torch
 import export
 import inference
 import models
+from helpers.backends import TorchBackend
 from helpers.results import ALL_FORMATS
 from helpers.runtimes import OnnxBackend
+from tests.equality import assert_equal_outputs
+from tests.golden_recipe import calibrated_model, wave
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "pyarrow", "webvtt"):
     pytest.importorskip(package)
@@ -77,6 +80,18 @@ def test_files_and_parity_report(exported):
     for *_, largest, n_flips, n_active in lines:
         assert float(largest) < 1e-4 and int(n_flips) <= 0.01 * int(n_active)
     assert all(str(path) in exported.printed for suffix, path in exported.files.items() if suffix in (".onnx", ".xml"))
+
+
+def test_an_exported_model_reacts_to_the_audio(tmp_path):
+    """The weights above give nearly the same for any audio; those of this model do not, so equality means more."""
+    model = calibrated_model(models.create_model("fmn04", seq_model_type="gru", seq_model_dim=64))
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    options = [f"--checkpoint={tmp_path / 'weights.pt'}", f"--out={tmp_path}", "--format=onnx"]
+    assert export.main([*MODEL, *options]) == 0
+    (path,) = tmp_path.glob("*.onnx")
+    tolerance = (3e-4, 2e-5)  # of the probabilities of frames and clip; random networks magnify rounding
+    clips = wave(2, 160_000).numpy()[:, None]
+    assert_equal_outputs(OnnxBackend(path), TorchBackend(model), *clips, tolerance)
 
 
 def test_half_the_size(exported, tmp_path, capsys):

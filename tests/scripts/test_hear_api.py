@@ -20,22 +20,12 @@ import hear_api
 import models
 from errors import UserError
 from models.checkpoints import METADATA_KEY
-from tests.golden_recipe import fill, wave
+from tests.equality import assert_different_outputs, assert_equal_outputs
+from tests.golden_recipe import calibrated_model, wave
 from tests.models.tiny_transformers import make_tiny
 
 KNOWN_RATES = (16_000, 22_050, 32_000, 44_100, 48_000)
 MODELS = [("fmn04", None), ("fmn04", "gru"), ("BEATs", None), ("ATST-F", None), ("M2D", None)]
-CONSTANTS = ("norm_stats", "to_spec", "mel_transform")  # entries that the recipe leaves at their true values
-
-
-def adapt_batchnorm(model: torch.nn.Module) -> None:
-    """Statistics of the test audio: with others, a random MobileNet gives the same for any audio."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(model.mel_forward(wave(3, 32_000)))
-    model.eval()
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=str)
@@ -45,8 +35,7 @@ def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("hear") / "best.ckpt"
     with pytest.MonkeyPatch.context() as monkeypatch:
         make_tiny(monkeypatch)
-        model = fill(models.create_model(name, seq_model_type=sequence, seq_model_dim=32), CONSTANTS)
-        adapt_batchnorm(model)
+        model = calibrated_model(models.create_model(name, seq_model_type=sequence, seq_model_dim=32))
         torch.save({"state_dict": model.state_dict(), METADATA_KEY: model.metadata()}, path)
         yield hear_api.load_model(str(path))
 
@@ -88,36 +77,37 @@ def test_deterministic_and_untouched_by_other_clips(
     audio = wave(3, 24_000)
     together, _ = hear_api.get_timestamp_embeddings(audio, embedder)
     assert torch.equal(together, hear_api.get_timestamp_embeddings(audio, embedder)[0])
-    assert (together[0] - together[1]).abs().max() > 1e-3 * together.abs().max()  # clips do differ
+    tolerance = 1e-5 * float(together.abs().max())
+    assert_different_outputs(together[0], together[1], tolerance)
     alone, _ = hear_api.get_timestamp_embeddings(audio[1:2], embedder)
-    torch.testing.assert_close(together[1:2], alone, atol=1e-5 * float(together.abs().max()), rtol=1e-5)
+    torch.testing.assert_close(together[1:2], alone, atol=tolerance, rtol=1e-5)
     beside_noise, _ = hear_api.get_timestamp_embeddings(torch.cat([audio[1:2], noise(1, 1.5) * 100]), embedder)
-    torch.testing.assert_close(beside_noise[:1], alone, atol=1e-5 * float(together.abs().max()), rtol=1e-5)
+    torch.testing.assert_close(beside_noise[:1], alone, atol=tolerance, rtol=1e-5)
     monkeypatch.setattr(hear_api, "PASS_SAMPLES", 24_000)  # one clip at a time
     torch.testing.assert_close(hear_api.get_timestamp_embeddings(audio, embedder)[0], together, atol=1e-4, rtol=1e-4)
 
 
 def test_embeddings_are_what_the_heads_see(embedder: hear_api.Embedder) -> None:
-    audio, model = wave(2, 32_000), embedder.detector
-    strong, weak = model(model.mel_forward(audio))
-    embeddings, _ = hear_api.get_timestamp_embeddings(audio, embedder)
-    torch.testing.assert_close(embeddings @ model.strong_head.weight.T + model.strong_head.bias, strong.mT)
-    torch.testing.assert_close(
-        hear_api.get_scene_embeddings(audio, embedder) @ model.weak_head.weight.T,
-        weak - model.weak_head.bias,
-        atol=1e-4,
-        rtol=1e-4,
-    )
+    model, audio = embedder.detector, wave(2, 32_000)
+
+    def logits(audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return model(model.mel_forward(audio))
+
+    def from_embeddings(audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        frames, _ = hear_api.get_timestamp_embeddings(audio, embedder)
+        scenes = hear_api.get_scene_embeddings(audio, embedder)
+        return model.strong_head(frames), model.weak_head(scenes[:, None])
+
+    assert_equal_outputs(from_embeddings, logits, audio, audio.flip(0), 2e-5, relative=True)
 
 
 def test_files_and_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model = fill(models.create_model("fmn04", n_classes_weak=527))
+    model = calibrated_model(models.create_model("fmn04", n_classes_weak=527))
     path = tmp_path / "fmn04_weak.pt"
     torch.save({f"net.{key}": value for key, value in model.state_dict().items()}, path)  # as it is released
     found = hear_api.load_model(str(path)).detector
-    torch.testing.assert_close(
-        found.state_dict()["model.fmn.features.0.0.weight"], model.state_dict()["model.fmn.features.0.0.weight"]
-    )
+    mel = model.mel_forward(wave(2, 32_000))
+    assert_equal_outputs(found.embed, model.embed, mel, mel.flip(0), 0)
     wanted = []
     monkeypatch.setattr("models.checkpoints.fetch", lambda card: wanted.append(card.name) or path)
     hear_api.load_model("fmn04_weak")

@@ -60,9 +60,16 @@ def test_the_picture_with_true_events(tone_model, audio_file, tmp_path):
     (tmp_path / "true.tsv").write_text(
         "filename\tonset\toffset\tevent_label\nstreet corner.wav\t1\t2\t/m/01v_m0\n", encoding="utf-8"
     )
-    out = tmp_path / "out"
-    inference.main([f"--audio_file={audio_file}", f"--out={out}", "--plot", f"--true_events={tmp_path / 'true.tsv'}"])
-    assert Image.open(out / "street corner.png").size[0] == 1800
+    orange = {}
+    for name, true_events in {"without": [], "with": [f"--true_events={tmp_path / 'true.tsv'}"]}.items():
+        inference.main([f"--audio_file={audio_file}", f"--out={tmp_path / name}", "--plot", *true_events])
+        pixels = np.asarray(Image.open(tmp_path / name / "street corner.png").convert("RGB")).astype(int)
+        assert pixels.shape[1] == 1800
+        assert (np.abs(pixels - (0x08, 0x51, 0x9C)).sum(axis=2) < 30).sum() > 1000  # detected at the highest threshold
+        columns = np.flatnonzero((np.abs(pixels - (0xE6, 0x9F, 0x00)).sum(axis=2) < 30).sum(axis=0) > 3)
+        orange[name] = len(columns[columns < 1400])  # without the legend
+    # one of 15 s true, on an axis of about 1,400 pixels
+    assert orange["without"] == 0 and 60 < orange["with"] < 120
 
 
 @pytest.mark.parametrize(
