@@ -265,10 +265,24 @@ FAULTS = (
     ),
     fault(
         "first channel in place of the mix",
-        "data_util/audio.py",
-        "audio.mean(axis=1)",
-        "audio[:, 0]",
-        "tests/data_util/test_audio.py::test_stereo_is_averaged",
+        "data_util/channels.py",
+        "mono = block.mean(axis=1)",
+        "mono = block[:, 0].copy()",
+        "tests/data_util/test_channels.py",
+    ),
+    fault(
+        "a header that is shorter than the file is believed",
+        "data_util/containers.py",
+        "and (tail or announced == available)",
+        "",
+        "tests/data_util/test_audio_file.py::test_what_is_there_is_read_whatever_the_header_says",
+    ),
+    fault(
+        "joined MP3s end with the first",
+        "data_util/audio_file.py",
+        "[segment.part() for segment in segments]",
+        "[segment.part() for segment in segments[:1]]",
+        "tests/data_util/test_audio_file.py::test_compressed_files_are_read_to_their_end",
     ),
     # scores
     fault(
