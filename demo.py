@@ -23,7 +23,8 @@ MODEL = ["--model_name=fmn04"]
 SHORT_TRAINING = [
     "--batch_size=8",
     "--accumulate_grad_batches=1",
-    "--n_epochs=8",
+    "--n_epochs=10",
+    "--check_val_every_n_epoch=10",  # a validation takes as long as half an epoch
     "--max_lr=3e-3",
     "--ema=0.98",
     "--lr_decay=0",
