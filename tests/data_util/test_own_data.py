@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_util.own_annotations import read_table
+from data_util.annotation_formats import read_events
 from data_util.own_data import merge, read_own_data
 from errors import UserError
 
@@ -304,4 +304,4 @@ def test_labels_with_commas_and_quotes_survive_csv(audio: Path) -> None:
     path = audio.parent / "events.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([HEADER.split(","), ["a.wav", 0, 1, 'Bark, "loud" \u00e9']])
-    assert read_table(path)[0][0].label == 'Bark, "loud" \u00e9'
+    assert read_events(path)[0].label == 'Bark, "loud" \u00e9'
