@@ -105,5 +105,5 @@ def _place(url: str) -> str:
     parts = urlsplit(url) if re.match(r"[a-z0-9]+://|/data/", url) else None
     if parts is None:
         return url
-    local = parse_qs(parts.query).get("d")
+    local = parse_qs(parts.query.replace("+", "%2B")).get("d")  # a plus is a plus there
     return local[0] if local else unquote(parts.path)
