@@ -20,8 +20,14 @@ from errors import UserError
 # Names under which columns are known, in lower case; the first is ours.
 COLUMNS = {
     "filename": ("filename", "file", "audio", "audio_filename", "path", "recording", "begin file", "begin path"),
-    "onset": ("onset", "start", "start_time", "start_time_seconds", "start (s)", "begin", "begin time (s)"),
-    "offset": ("offset", "end", "end_time", "end_time_seconds", "end (s)", "stop", "end time (s)"),
+    "onset": (
+        *("onset", "start", "start_time", "start_time_seconds", "start (s)", "begin", "begin time (s)", "onset_s"),
+        *("onset (s)", "start_s", "start_seconds", "start time", "start time (s)", "begin_time", "begin time"),
+    ),
+    "offset": (
+        *("offset", "end", "end_time", "end_time_seconds", "end (s)", "stop", "end time (s)", "offset_s"),
+        *("offset (s)", "end_s", "end_seconds", "end time", "stop_time", "stop time (s)", "stop (s)", "stop_s"),
+    ),
     "label": (
         *("label", "event_label", "class", "event", "annotation", "annotations", "call type", "call_type", "calltype"),
         *("common name", "common_name", "species", "species name", "scientific name", "scientific_name"),
@@ -34,6 +40,7 @@ SPLITS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "eval", "evaluation"),
 }
+LONGEST = 1e9  # seconds, 30 years: what is beyond is no time in a recording
 # What BirdNET writes where it found nothing, in columns of these names
 NOTHING, NOTHING_IN = "nocall", ("common name", "scientific name", "species code")
 
@@ -98,6 +105,11 @@ class Source:
         """UserError for --group_column where the file has no columns."""
         if self.group_column is not None:
             raise UserError(f"--group_column is {self.group_column}: {self.path} is not a table and has no columns")
+
+    def refuse_label_column(self) -> None:
+        """UserError for --label_column where the file has one place for labels."""
+        if self.label_column is not None:
+            raise UserError(f"--label_column is {self.label_column}: {self.path} has no names for its columns")
 
 
 def last_part(name: str) -> str:
@@ -272,7 +284,7 @@ def checked_time(text: str, name: str, where: str, decimal_comma: bool = False) 
         time = float(text.replace(",", ".") if decimal_comma and "." not in text else text)
     except ValueError:
         time = math.nan
-    if not 0 <= time < math.inf:
+    if not 0 <= time <= LONGEST:
         raise UserError(f"{where}: {name} {text!r} is not a time in seconds from 0 on")
     return time
 
@@ -289,5 +301,5 @@ def refuse_surplus(record: dict[str, Any], where: str, advice: str) -> None:
 
 def refuse_control(text: str, what: str, where: str) -> None:
     """UserError for line breaks and the like: most often a stray quote has joined two lines."""
-    if any(unicodedata.category(character) == "Cc" for character in text):
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):  # Cs: half of a character
         raise UserError(f"{where}: {what} {text[:40]!r} holds a line break or a control character; a stray quote?")

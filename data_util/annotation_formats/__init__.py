@@ -25,8 +25,8 @@ class AnnotationFormat:
 
     Attributes:
         name: for people.
-        endings: of files beside a recording, after its name with or without its own ending; `{n}` is any number. In
-            any case of letters. None: such files hold many recordings.
+        endings: of files beside a recording, after its name with or without its own ending; `{n}` is any number, and
+            capital letters do not matter. Empty: such files are about many recordings.
         fits: text -> whether it is this format.
         rows: source -> what it says.
     """
@@ -57,21 +57,21 @@ _ENDINGS = [
 ]
 
 
-def read_events(source_path: Path, **options: object) -> list[Row]:
+def read_events(path: Path, **options: object) -> list[Row]:
     """Read a file that the user names.
 
     Args:
-        source_path: of any format.
+        path: of a file of any format.
         options: further fields of `Source`.
 
     Raises:
         UserError: missing file, other encoding, no annotations, or what the reader of its format refuses.
     """
-    with reading(source_path, "--events"):
-        source = Source(source_path, _text(source_path), _stem(source_path), **options)  # type: ignore[arg-type]
+    with reading(path, "--events"):
+        source = Source(path, _text(path), _stem(path), **options)  # type: ignore[arg-type]
         rows = _format(source.text, TABLE).rows(source)
     if not rows:
-        raise UserError(f"{source_path} holds no annotations")
+        raise UserError(f"{path} holds no annotations")
     return rows
 
 

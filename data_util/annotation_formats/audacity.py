@@ -10,15 +10,16 @@ from errors import UserError
 
 def fits(text: str) -> bool:
     """Whether the first line begins with two times."""
-    cells = next((line for line in text.splitlines() if line.strip()), "").split("\t")
+    cells = next((line for line in _lines(text) if line.strip()), "").split("\t")
     return len(cells) > 1 and all(_is_number(cell) for cell in cells[:2])
 
 
 def rows(source: Source) -> list[Row]:
     """Rows; a line that begins with a backslash holds the frequencies of the one above."""
     source.refuse_group_column()
+    source.refuse_label_column()
     found = []
-    for number, line in enumerate(source.text.splitlines(), start=1):
+    for number, line in enumerate(_lines(source.text), start=1):
         if not line.strip() or line.startswith("\\"):
             continue
         where = f"{source.path}, line {number}"
@@ -29,6 +30,11 @@ def rows(source: Source) -> list[Row]:
         label = " ".join(words).strip()
         found.append(Row(source.name, where, *checked_event(cells[0], cells[1], label, where, decimal_comma=True)))
     return found
+
+
+def _lines(text: str) -> list[str]:
+    """Lines of any system; `str.splitlines` would split labels, too, at rare characters."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _is_number(text: str) -> bool:

@@ -5,6 +5,7 @@ Format: https://www.mpi.nl/tools/elan/EAF_Annotation_Format_3.0_and_ELAN.pdf
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 from xml.etree import ElementTree
@@ -14,6 +15,7 @@ from data_util.own_annotations import Row, Source, checked_event, recordings_of
 from errors import UserError
 
 _ROOT = "ANNOTATION_DOCUMENT"
+_MILLISECONDS = r"-?[0-9]{1,15}"
 _ALIGNED, _REFERRING = "ALIGNABLE_ANNOTATION", "REF_ANNOTATION"
 
 
@@ -57,11 +59,13 @@ def _media(root: ElementTree.Element, source: Source) -> tuple[str, int]:
     media = root.find("HEADER/MEDIA_DESCRIPTOR")
     if media is None:
         return source.name, 0
-    origin = media.get("TIME_ORIGIN", "0")
+    origin = media.get("TIME_ORIGIN", "0").strip()
     place = unquote(media.get("MEDIA_URL") or media.get("RELATIVE_MEDIA_URL") or "").removeprefix("file:")
     if place and not source.beside:
         place = recordings_of(source, {place: str(source.path)})[place]
-    return source.name if source.beside or not place else place, int(origin) if origin.isdecimal() else 0
+    return source.name if source.beside or not place else place, int(origin) if re.fullmatch(
+        _MILLISECONDS, origin
+    ) else 0
 
 
 def _tier(
@@ -102,6 +106,6 @@ def _slots(annotation: ElementTree.Element, annotations: Mapping[str, ElementTre
 
 
 def _seconds(milliseconds: str, origin: int, where: str) -> str:
-    if not milliseconds.isdecimal():
+    if not re.fullmatch(_MILLISECONDS, milliseconds):
         raise UserError(f"{where}: it has no time of its own; choose another tier with --label_column")
     return f"{(int(milliseconds) + origin) / 1000:.3f}"

@@ -81,6 +81,6 @@ def _text(tokens: Iterator[_Token], source: Source, *, quoted: bool = False) -> 
 
 def _count(tokens: Iterator[_Token], source: Source) -> int:
     text = _text(tokens, source)
-    if not text.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,9}", text):
         raise UserError(f"{source.path} is a TextGrid with a fault: expected a count, got {text[:40]!r}")
     return int(text)

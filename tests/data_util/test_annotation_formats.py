@@ -378,6 +378,8 @@ def test_elan_names_its_recording(audio: Path) -> None:
         ),
         (lambda t: t[: len(t) // 2], "not an annotation document of ELAN"),
         (lambda t: t.replace("<HEADER", '<HEADER TIME_UNITS="PAL-frames"'), "counts time in PAL-frames"),
+        (lambda t: t.replace('TIME_VALUE="500"', f'TIME_VALUE="{"9" * 5000}"'), "annotation a\\d: it has no time"),
+        (lambda t: t.replace('TIME_VALUE="500"', 'TIME_VALUE="-500"'), "onset '-0.500' is not a time"),
         (lambda t: t.replace('TIME_VALUE="500"', ""), "annotation a\\d: it has no time of its own"),
         (lambda t: t.replace(">beep<", "><"), "annotation a\\d: the label of the event is empty"),
     ],
@@ -459,6 +461,8 @@ def test_label_studio_in_its_short_form(audio: Path) -> None:
         (json.dumps(studio("r00.wav", [("1", 2, "x")])), "task 7: onset \"'1'\" is not a time"),
         (json.dumps(studio("r00.wav", [(1, 2, " ")])), "task 7: the label of the event is empty"),
         (json.dumps(studio("r00.wav", [(1, 2, "x")])).replace('["x"]', '"xy"'), "task 7: not as Label Studio"),
+        (json.dumps(studio("r00.wav", [(1, 2, "\ud800")])), "control character"),
+        (json.dumps(studio("r00.wav", [(1, 2e9, "x")])), "task 7: offset '2000000000.0' is not a time"),
         (json.dumps(studio("r00\0.wav", [(1, 2, "x")])), "control character"),
     ],
 )
@@ -480,6 +484,35 @@ def test_a_label_column_needs_label_files(audio: Path) -> None:
     (audio / "r00.wav").rename(audio / "dog" / "r00.wav")
     with pytest.raises(UserError, match="--label_column is x: there is no label file"):
         read_own_data(audio, label_column="x")
+
+
+def test_lines_are_counted_with_the_line_for_excel(audio: Path) -> None:
+    with pytest.raises(UserError, match=r"line 3: onset 'x' is not a time"):
+        as_one(audio, "events.csv", "sep=;\nfilename;onset;offset;label\nr00.wav;x;2;y\n")
+
+
+def test_audacity_has_no_label_column_and_odd_characters_are_no_lines(audio: Path) -> None:
+    (audio / "r00.txt").write_bytes("0,5\t1,0\ta\u2028b\r\n\\\t1,0\t2,0\r\n".encode())
+    assert found(read_own_data(audio)) == {"r00.wav": [(0.5, 1.0, "a\u2028b")]}
+    with pytest.raises(UserError, match=r"--label_column is x: .*r00\.txt has no names for its columns"):
+        read_own_data(audio, label_column="x")
+
+
+TOO_LATE = {
+    "events.csv": "filename,onset,offset,label\nr00.wav,0,{},x\n",
+    "all.txt": "Begin Time (s)\tEnd Time (s)\tBegin File\tAnnotation\n0\t{}\tr00.wav\tx\n",
+    "r00.txt": "0\t{}\tx\n",
+    "r00.TextGrid": '"ooTextFile"\n"TextGrid"\n0 6 <exists>\n1\n"IntervalTier" "a" 0 6\n1 0 {} "x"',
+}
+
+
+@pytest.mark.parametrize("name", TOO_LATE)
+@pytest.mark.parametrize("time", ["1000000001", "1e300", "5e9"])
+def test_times_beyond_all_recordings_are_refused_everywhere(audio: Path, name: str, time: str) -> None:
+    with pytest.raises(UserError, match=f"offset '{time}' is not a time in seconds"):
+        as_one(audio, name, TOO_LATE[name].format(time))
+    data = as_one(audio, name, TOO_LATE[name].format(3))
+    assert found(data) == {"r00.wav": [(0.0, 3.0, "x")]}
 
 
 @pytest.mark.parametrize("name", ["r00.TextGrid", "r00.txt", "export.json"])
