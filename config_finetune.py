@@ -34,11 +34,17 @@ class OwnDataOptions:
     audio: Path | None = option(None, "folder of the recordings: any length, rate and format, also in folders beneath")
     events: Path | None = option(
         None,
-        "CSV or TSV with the columns filename, onset, offset, label and, to give the splits, split (default: label "
-        "files of Audacity or Raven beside the recordings, or one folder per class)",
+        "CSV or TSV with the columns filename, onset, offset, label and, to give the splits, split; or a file of "
+        "Raven, BirdNET, Label Studio, ELAN, Praat or Audacity (default: label files of these beside the recordings, "
+        "or one folder per class)",
     )
     channels: str = option("mix", "use the mean of all channels, or the first one", choices=("mix", "first"))
     strict: bool = option(False, "refuse recordings whose end is missing (default: use what is there)")
+    label_column: str | None = option(
+        None,
+        "column that holds the labels; of ELAN and Praat the tier, of Label Studio the control (default: a column of a "
+        "known name, such as label, Annotation, Call Type, Common Name, Species; all tiers and controls)",
+    )
     group_column: str | None = option(None, "column of --events: recordings of one value stay in one split")
     val_share: float = option(0.2, "share of the recordings that thresholds are tuned on", above=0, below=1)
     test_share: float = option(0.2, "share of the recordings that the report is about", low=0, high=1)

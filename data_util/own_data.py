@@ -3,7 +3,7 @@
 Three ways to say what is heard where:
 
 - a table (CSV, TSV) with the columns filename, onset, offset, label;
-- label files beside the recordings, as Audacity (`NAME.txt`) or Raven (`NAME.selections.txt`) write them;
+- a file of another program beside each recording, or one for all of them (`annotation_formats`);
 - a folder per class, for clips of which only the class is known.
 """
 
@@ -12,23 +12,23 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from data_util.annotation_formats import files_beside, read_beside, read_events
 from data_util.audio_file import DecodeError, Length, measure
 from data_util.audio_folders import AUDIO_ENDINGS, beneath
 from data_util.clip_names import ClipNames
 from data_util.labels import merge_intervals
-from data_util.own_annotations import Row, read_label_file, read_table
+from data_util.own_annotations import Row
 from errors import UserError
 
 Event = tuple[float, float, str]  # onset s, offset s, label
 
-LABEL_ENDINGS = (".txt", ".audacity.txt", ".raven.txt", ".selections.txt", ".Table.1.selections.txt")
 # What programs append to the name of a recording that they cut: _chunk3, -part02, _0-10, _12.5s-22.5s
 _PIECE = re.compile(
     r"[-_ .]+(?:(?:chunk|part|piece|seg|segment|slice|window|split)[-_ ]?\d+|\d+\.?\d*s?-\d+\.?\d*s?)$", re.I
@@ -81,6 +81,7 @@ def read_own_data(
     events: Path | None = None,
     group_column: str | None = None,
     *,
+    label_column: str | None = None,
     channel: int | None = None,
     strict: bool = False,
 ) -> OwnData:
@@ -88,9 +89,10 @@ def read_own_data(
 
     Args:
         audio: folder with recordings in any format, also in folders beneath and behind links.
-        events: table of annotations; None: label files beside the recordings, or a folder per class.
+        events: file of annotations; None: label files beside the recordings, or a folder per class.
         group_column: column of that table that says which recordings belong together; None: names that differ in
             the number of a piece (`_chunk3`, `_part02`, `_10-20`) do.
+        label_column: column, tier or control that holds the labels; None: found by its name.
         channel: of recordings with several, counted from 0; None: the mean of all.
         strict: refuse recordings whose end is missing; otherwise what is there counts.
 
@@ -101,16 +103,25 @@ def read_own_data(
         raise UserError(f"--audio is {audio}: there is no such folder")
     files = _find_audio(audio)
     clip_labels = False
-    if events is not None:
-        rows, notes = read_table(events, group_column)
+    notes: list[str] = []
+    if events is not None or (beside := files_beside(files)):
+        told: dict[str, list[str]] = {}
+        how = {"find": _finder(audio, files), "label_column": label_column, "notes": told}
+        if events is not None:
+            rows = read_events(events, group_column=group_column, **how)
+        else:
+            rows = [row for file, found in beside.items() for row in read_beside(found[0], _below(file, audio), **how)]
+            several = (found[0].name for found in beside.values() if len(found) > 1)
+            notes += _count(several, "recordings with several label files, of which one is used")
+        notes += [line for what, names in told.items() for line in (_count(names, what) or [what])]
         by_file = _resolve(rows, audio, files, notes)
-    elif beside := {file: found for file in files if (found := _label_file(file))}:
-        notes = _count([f for f in files if f not in beside], "recordings without a label file, left out", audio)
-        by_file = {file: read_label_file(path, _below(file, audio)) for file, path in beside.items()}
+        missing = [file for file in files if file not in by_file]
+        notes += _count(missing, NOT_LISTED if events else "recordings without a label file, left out", audio)
+    elif label_column is not None:
+        raise UserError(f"--label_column is {label_column}: there is no label file beside the recordings in {audio}")
     else:
         by_file, notes = _class_folders(audio, files)
         clip_labels = True
-    notes += _count([f for f in files if f not in by_file], NOT_LISTED, audio) if events else []
     return _assemble(audio, by_file, clip_labels, notes, channel, strict)
 
 
@@ -175,9 +186,22 @@ def _inside(row: Row, audio: Path) -> str:
     return inside
 
 
-def _label_file(file: Path) -> Path | None:
-    stems = (file.with_suffix(""), file)
-    return next((p for s in stems for e in LABEL_ENDINGS if (p := Path(f"{s}{e}")).is_file()), None)
+def _finder(audio: Path, files: Sequence[Path]) -> Callable[[str, str], str | None]:
+    """(name that another program wrote, where) -> name of a recording, or None.
+
+    Folders at its beginning that are not here belong to the machine where the recordings were annotated.
+    """
+    clips = ClipNames({_below(file, audio): file for file in files}, strict=True)
+    known: dict[str, str | None] = {}
+
+    def find(name: str, where: str) -> str | None:
+        if name not in known:
+            parts = [part for part in name.replace("\\", "/").split("/") if part]
+            ends = (clips.find("/".join(parts[i:]), where) for i in range(len(parts)))
+            known[name] = next((clip for clip in ends if clip is not None), None)
+        return known[name]
+
+    return find
 
 
 def _class_folders(audio: Path, files: Sequence[Path]) -> tuple[dict[Path, list[Row]], list[str]]:
@@ -185,7 +209,7 @@ def _class_folders(audio: Path, files: Sequence[Path]) -> tuple[dict[Path, list[
     if not any(len(parts) > 1 for parts in below.values()):
         raise UserError(
             f"nothing says what is heard in {audio}: give --events FILE.csv (filename, onset, offset, label), put "
-            "label files of Audacity or Raven beside the recordings, or sort them into one folder per class"
+            "label files (Audacity, Raven, Praat, ELAN) beside the recordings, or sort them into one folder per class"
         )
     rows = {f: [Row(_below(f, audio), str(f), 0.0, np.inf, p[0].strip())] for f, p in below.items() if len(p) > 1}
     return rows, _count([f for f in files if f not in rows], "recordings in no class folder, left out", audio)

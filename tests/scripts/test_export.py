@@ -27,7 +27,7 @@ from helpers.runtimes import OnnxBackend
 from tests.equality import assert_equal_outputs
 from tests.golden_recipe import calibrated_model, wave
 
-for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "pyarrow", "webvtt"):
+for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "pyarrow", "webvtt", "srt"):
     pytest.importorskip(package)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,6 +190,21 @@ def read_vtt(path: Path) -> list[tuple[float, float, str]]:
     return [(seconds(cue.start), seconds(cue.end), label(cue.raw_text)) for cue in webvtt.read(str(path))]
 
 
+def read_srt(path: Path) -> list[tuple[float, float, str]]:
+    import srt
+
+    return [
+        (cue.start.total_seconds(), cue.end.total_seconds(), re.sub(r" \([\d.]+\)$", "", cue.content))
+        for cue in srt.parse(path.read_text())
+    ]
+
+
+def read_label_studio(path: Path) -> list[tuple[float, float, str]]:
+    (task,) = json.loads(path.read_text())
+    regions = [region["value"] for prediction in task["predictions"] for region in prediction["result"]]
+    return [(region["start"], region["end"], region["labels"][0]) for region in regions]
+
+
 READERS = {
     "{}.tsv": lambda path: read_table(pd.read_csv(path, sep="\t"), label="event_label"),
     "{}.csv": lambda path: read_table(pd.read_csv(path)),
@@ -201,6 +216,8 @@ READERS = {
     ),
     "{}.rttm": read_rttm,
     "{}.vtt": read_vtt,
+    "{}.srt": read_srt,
+    "{}.label_studio.json": read_label_studio,
     "{}.parquet": lambda path: read_table(pd.read_parquet(path)),
 }
 
