@@ -142,6 +142,7 @@ def test_lines_of_a_chart_lie_where_their_values_are() -> None:
     assert points[2][1] == pytest.approx((bottom + top) / 2, abs=0.1)
     assert points[1][0] == pytest.approx((points[0][0] + points[2][0]) / 2, abs=0.1)
     assert "kept: 5" in chart and "no values" in line_chart({"a": []})
+    assert line_chart({"a": [(0, 1.0), (1, float("nan")), (2, 2.0)]}) == line_chart({"a": [(0, 1.0), (2, 2.0)]})
 
 
 @needs_browser
