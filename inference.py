@@ -21,6 +21,7 @@ from helpers.backends import BACKENDS, PRECISIONS
 from helpers.detection import DetectionOptions, detection_options
 from helpers.detector import Detector
 from helpers.inputs import STDIN, AudioInput, find_audio
+from helpers.joined import JoinedEvents
 from helpers.journal import Journal
 from helpers.listening import listen_to_many, listen_to_one, listen_to_stream, print_notes
 from helpers.outputs import OutputFolder, TrueEventsOf, checksum, read_true_events
@@ -172,9 +173,10 @@ def main(argv: list[str] | None = None) -> int:
     if alone:
         return listen_to_one(detector, writer, _jobs_of(options, inputs[0])[0])
     jobs = [job for audio in inputs for job in _jobs_of(options, audio)]
-    journal = Journal(options.out, _settings(options))
+    settings = _settings(options)
+    journal, joined = Journal(options.out, settings), JoinedEvents(writer.folder, settings)
     return listen_to_many(
-        detector, writer, jobs, journal, n_threads=options.num_readers, skip_existing=options.skip_existing
+        detector, writer, jobs, journal, joined, n_threads=options.num_readers, skip_existing=options.skip_existing
     )
 
 

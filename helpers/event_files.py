@@ -157,6 +157,11 @@ def _record(contents: Contents, threshold_name: str, event: Event) -> dict[str, 
     return dict(zip(CSV_COLUMNS, values, strict=True))
 
 
+def records(contents: Contents) -> Iterator[dict[str, object]]:
+    """All events of all lists in the columns of the CSV files."""
+    return (_record(contents, name, event) for name, event in contents.rows())
+
+
 def _about(contents: Contents) -> dict[str, object]:
     detection = contents.detection
     channel = "mix" if detection.channel is None else detection.channel + 1

@@ -17,9 +17,10 @@ from errors import UserError, describe
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.detection import CLASS_THRESHOLDS, Detection
 from helpers.detector import Detector, Failure
-from helpers.event_files import best_tags
+from helpers.event_files import Contents, best_tags
 from helpers.events import FRAME_RATE
 from helpers.inputs import SUMMARY
+from helpers.joined import COUNTS_FILE, EVENTS_FILE, JoinedEvents
 from helpers.journal import Journal
 from helpers.outputs import format_table
 from helpers.pipeline import Job
@@ -70,6 +71,7 @@ def listen_to_many(
     writer: ResultWriter,
     jobs: Sequence[Job],
     journal: Journal,
+    joined: JoinedEvents,
     *,
     n_threads: int = 2,
     skip_existing: bool = False,
@@ -78,16 +80,18 @@ def listen_to_many(
 
     Arguments:
         journal: notes what is done.
+        joined: takes the events of all.
         n_threads: that read audio.
         skip_existing: leave out jobs that are done according to the journal.
     Returns:
         The exit code: 0, or 3 where files could not be read.
     """
     summary = Summary(writer.thresholds)
-    todo = _skip_done(journal, jobs, summary) if skip_existing else list(jobs)
+    todo = _skip_done(journal, joined, jobs, summary) if skip_existing else list(jobs)
     summary.rows.update({str(job.key): [] for job in todo if str(job.key) not in summary.rows})
     _refuse_foreign_files(writer, todo)
     writer.folder.check(SUMMARY_FILE)
+    joined.check()
     progress = Progress({job.key: _size(job) for job in todo})
     results = detector.detect_many(todo, n_threads=n_threads, make_sink=writer.sink, on_window=_reporter(progress))
     with signals.telling(lambda: _how_to_resume(writer, summary, len(jobs))):
@@ -97,6 +101,7 @@ def listen_to_many(
                 taken, files = _write(writer, job, result)
                 summary.add(stem, taken)
                 if isinstance(taken, Detection):
+                    joined.add(stem, Contents(job.clip, taken, [], job.recording))
                     journal.add(stem, summary.rows[stem], files)
                 progress.finished(job.key, taken.duration if isinstance(taken, Detection) else 0.0)
         finally:
@@ -105,6 +110,7 @@ def listen_to_many(
             for page in writer.end():
                 print(f"report: {page}")
             writer.folder.write(SUMMARY_FILE, summary.write)
+            joined.write([stem for stem, row in summary.rows.items() if row], writer.thresholds[-1])
     return _report(summary, progress, writer.folder.path)
 
 
@@ -157,13 +163,15 @@ def _refuse_foreign_files(writer: ResultWriter, jobs: Sequence[Job]) -> None:
             writer.folder.check(name)
 
 
-def _skip_done(journal: Journal, jobs: Sequence[Job], summary: Summary) -> list[Job]:
+def _skip_done(journal: Journal, joined: JoinedEvents, jobs: Sequence[Job], summary: Summary) -> list[Job]:
     """The jobs that are not done; the rows of the others go into the summary."""
     done, todo = journal.done(), []
     for job in jobs:
         stem = str(job.key)
         summary.rows[stem] = []  # keeps the order
-        if stem in done and done[stem][0] == job.name:  # another folder may have had a file of that stem
+        if (
+            stem in done and stem in joined and done[stem][0] == job.name
+        ):  # another folder may have had a file of that stem
             summary.skip(stem, done[stem])
         else:
             todo.append(job)
@@ -201,7 +209,7 @@ def _report(summary: Summary, progress: Progress, out: Path) -> int:
     print(f"{summary.n_done} files{skipped}, {audio} of audio in {elapsed} ({progress.speed:.1f} x real time)")
     for label, count in summary.classes.most_common(N_TAGS):
         print(f"  {count:>8}  {label}")
-    print(f"written: {out}, all files in {out / SUMMARY_FILE}")
+    print(f"written: {out}; one row per file in {SUMMARY_FILE}, all events in {EVENTS_FILE}, counts in {COUNTS_FILE}")
     _list("files are odd, and were processed", summary.notes, out)
     _list("files could not be read", summary.failures, out)
     return EXIT_BAD_FILES if summary.failures else 0

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -241,20 +242,22 @@ def environment() -> dict[str, Any]:
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """One small plot per figure over the epochs."""
+    """One small plot per figure that has values over the epochs, and no axes without one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     names = sorted({name for row in rows for name in row} - {"epoch", "step"})
-    if not names:
+    curves = {n: [(r["epoch"], r[n]) for r in rows if n in r and math.isfinite(r[n])] for n in names}
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
         return
-    n_columns = min(3, len(names))
-    n_rows = -(-len(names) // n_columns)
+    n_columns = min(3, len(curves))
+    n_rows = -(-len(curves) // n_columns)
     figure = Figure(figsize=(4 * n_columns, 2.6 * n_rows), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(n_rows, n_columns, squeeze=False).flat, names, strict=False):
-        points = [(row["epoch"], row[name]) for row in rows if name in row]
+    for i, (name, points) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(n_rows, n_columns, i)
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", linewidth=1.2)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)

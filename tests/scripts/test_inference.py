@@ -197,6 +197,10 @@ def test_500_files_of_which_25_are_odd(tone_model, tmp_path, capsys):
     assert set(table.file[table.status == "failed"]) == bad and table.error.notna().sum() == len(bad) + 3
     assert set(table.file[table.status == "cut off"]) == kinds["half"]
     assert table["events_above_0.5"].dropna().eq(1).all()
+    joined, counts = (pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in ("events", "counts"))
+    names = [Path(f).relative_to(tmp_path / "in").as_posix() for f in table.file[table.status != "failed"]]
+    assert joined.filename.tolist() == counts.filename.tolist() == names  # one event each, in the order of the run
+    assert counts.columns.tolist() == ["filename", "channel", "events", "Siren"] and counts.Siren.eq(1).all()
     written = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.tsv")}
     expected = {Path(f).relative_to(tmp_path / "in").with_suffix(".tsv").as_posix() for f in set(table.file) - bad}
     assert written == expected
@@ -221,15 +225,20 @@ def test_an_interrupted_run_goes_on(tone_model, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         run_folder(tmp_path / "in", out, "--format", "tsv", "scores_hdf5")
     assert stop.value.code == 130
-    assert len(pd.read_csv(out / "summary.csv")) == 5
+    assert len(pd.read_csv(out / "summary.csv")) == len(pd.read_csv(out / "events.csv")) == 5
     assert len(list(out.rglob("*.tsv"))) == len(list(out.rglob("*.h5"))) == 5  # and no half ones
     monkeypatch.setattr(inference.ResultWriter, "write", write)
     assert run_folder(tmp_path / "in", out, "--format", "tsv", "scores_hdf5", "--skip_existing") == 0
     assert "13 files, 5 skipped" in capsys.readouterr().out
     table = pd.read_csv(out / "summary.csv")
     assert len(table) == 18 and (table.status == "done").all() and table["events_above_0.5"].eq(1).all()
+    joined = (out / "events.csv").read_bytes()
+    assert run_folder(tmp_path / "in", tmp_path / "whole") == 0
+    assert joined == (tmp_path / "whole" / "events.csv").read_bytes() and joined.count(b"\r\n") == 19
+    capsys.readouterr()
     assert run_folder(tmp_path / "in", out, "--format", "tsv", "scores_hdf5", "--skip_existing") == 0
     assert "0 files, 18 skipped" in capsys.readouterr().out
+    assert joined == (out / "events.csv").read_bytes()
 
 
 def test_what_was_done_under_other_settings_is_done_again(tone_model, tmp_path, capsys):
@@ -261,7 +270,7 @@ def test_the_rows_of_channels_stay_apart_in_a_run_that_goes_on(tone_model, tmp_p
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_names_and_places_that_cannot_be_written_are_bad_files_like_others(tone_model, tmp_path, capsys):
     folder, good = tmp_path / "in", tones(1.0, [(0.2, 0.6, "Siren")])
-    for name in ("a", "summary", "x" * 248, "no unicode", "taken/b"):
+    for name in ("a", "summary", "events", "counts", "x" * 248, "no unicode", "taken/b"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / f"{name}.wav", good, 16_000)
     (folder / "no unicode.wav").rename(os.fsdecode(bytes(folder) + b"/b\xffd.wav"))
@@ -273,9 +282,15 @@ def test_names_and_places_that_cannot_be_written_are_bad_files_like_others(tone_
     assert "its results cannot be written: " in error and "taken" in error
     written = {path.name for path in (tmp_path / "out").glob("*.csv")}
     strange = "b\ufffdd.csv"  # a name that is not UTF-8 is a name like others
-    assert written == {"a.csv", "summary.wav.csv", "x" * 200 + ".csv", "summary.csv", strange}
+    tables = {"summary", "events", "counts"}
+    assert written == {
+        "a.csv",
+        "x" * 200 + ".csv",
+        strange,
+        *(f"{t}{kind}.csv" for t in tables for kind in ("", ".wav")),
+    }
     table = pd.read_csv(tmp_path / "out" / "summary.csv")
-    assert sorted(table.status) == ["done"] * 4 + ["failed"]
+    assert sorted(table.status) == ["done"] * 6 + ["failed"]
     assert not [path for path in (tmp_path / "out").iterdir() if ".part" in path.name]
 
 
