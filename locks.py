@@ -41,12 +41,13 @@ def scope() -> Iterator[None]:
             _release(lock)
 
 
-def hold(output: str | Path, *, folder: bool = False) -> None:
+def hold(output: str | Path, *, folder: bool = False, wait: bool = False) -> None:
     """Lock an output until the end of the `scope`; one that this process holds already stays locked.
 
     Args:
         output: file or folder that this process is going to write. Its folder is made.
         folder: whether it is a folder.
+        wait: for the process that has it, in place of raising.
 
     Raises:
         BlockingIOError: another process writes it; names the output and the process.
@@ -58,7 +59,7 @@ def hold(output: str | Path, *, folder: bool = False) -> None:
     if not lock.parent.exists():
         lock.parent.mkdir(parents=True, exist_ok=True)
         _made.add(lock.parent)
-    descriptor = _acquire(lock, Path(output))
+    descriptor = _acquire(lock, Path(output), wait)
     with suppress(OSError):  # a full disk: the lock is ours nevertheless
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
@@ -68,10 +69,10 @@ def hold(output: str | Path, *, folder: bool = False) -> None:
 
 
 @contextmanager
-def held(output: str | Path, *, folder: bool = False) -> Iterator[None]:
+def held(output: str | Path, *, folder: bool = False, wait: bool = False) -> Iterator[None]:
     """`hold`, until the end of this block."""
     with scope():
-        hold(output, folder=folder)
+        hold(output, folder=folder, wait=wait)
         yield
 
 
@@ -81,7 +82,7 @@ def lock_of(output: str | Path, *, folder: bool = False) -> Path:
     return path / FOLDER_LOCK if folder else path.with_name(f".{path.name}.lock")
 
 
-def _acquire(lock: Path, output: Path) -> int:
+def _acquire(lock: Path, output: Path, wait: bool) -> int:
     """A descriptor of the lock file, which is locked."""
     give_up_at = time.monotonic() + _SLOW_TO_DIE
     while True:
@@ -90,7 +91,7 @@ def _acquire(lock: Path, output: Path) -> int:
         holder = _read(descriptor)
         if not _lock(descriptor, holder):
             os.close(descriptor)
-            if _alive(holder) or time.monotonic() >= give_up_at:
+            if not wait and (_alive(holder) or time.monotonic() >= give_up_at):
                 raise BlockingIOError(errno.EAGAIN, _who(holder), str(output))
             time.sleep(0.05)
         elif _is_at(lock, descriptor):

@@ -29,7 +29,6 @@ from data_util.samplers import rank_and_world
 from errors import UserError
 from models.sed_model import SEDModel
 
-
 REQUEST = "request"  # attribute of a part
 
 

@@ -25,6 +25,7 @@ from data_util.labels import load_vocabulary, unpack_weak_target
 from data_util.pack import find_audio, main, pack, report_path
 from data_util.pack_clip import pack_clip
 from errors import UserError
+from tests.lock_holder import written_by_another
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEECH, DOG, CAT = "/m/09x0r", "/m/0bt9lr", "/m/01yrx"
@@ -331,14 +332,9 @@ def test_batches_of_another_request_are_never_used(tmp_path, monkeypatch):
 def test_two_at_once_are_refused(tmp_path, capsys):
     audio, labels = make_folder(tmp_path, 1)
     out = tmp_path / "out.hdf"
-    code = "import sys, time, locks; locks.hold(sys.argv[1]); print(flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, out], cwd=ROOT, stdout=subprocess.PIPE) as first:
-        assert first.stdout.readline()
-        with pytest.raises(SystemExit) as stopped:
-            main(["--audio", str(audio), "--labels", str(labels), "--out", str(out), "--workers", "1"])
-        first.kill()
-    assert stopped.value.code == 2 and not out.exists()
-    assert capsys.readouterr().err.startswith(f"error: {out}: process {first.pid} on ")
+    with written_by_another(out) as line, pytest.raises(SystemExit) as stopped:
+        main(["--audio", str(audio), "--labels", str(labels), "--out", str(out), "--workers", "1"])
+    assert stopped.value.code == 2 and not out.exists() and capsys.readouterr().err.startswith(line)
     pack(audio, [labels], out, workers=1)
     assert len(Mp3File(out)) == 1
 

@@ -22,6 +22,7 @@ from errors import UserError
 from helpers.pseudo_labelling import Ensemble, PartFolder, fingerprint
 from models import create_model, load_model
 from models.checkpoints import METADATA_KEY
+from tests.lock_holder import written_by_another
 
 ROOT = Path(__file__).parents[2]
 
@@ -247,16 +248,9 @@ def test_two_at_once_are_refused(
     synthetic_dir: Path, teachers: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "teacher.hdf"
-    code = "import sys, time, locks; locks.hold(sys.argv[1]); print(flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, out], cwd=ROOT, stdout=subprocess.PIPE) as first:
-        assert first.stdout is not None and first.stdout.readline()
-        try:
-            with pytest.raises(SystemExit) as stop:
-                make_pseudo_labels.main(command(synthetic_dir, teachers, out))
-        finally:
-            first.kill()
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {out}: process {first.pid} on ")
+    with written_by_another(out) as line, pytest.raises(SystemExit) as stop:
+        make_pseudo_labels.main(command(synthetic_dir, teachers, out))
+    assert stop.value.code == 2 and capsys.readouterr().err.splitlines()[-1].startswith(line)
     assert not (tmp_path / ".teacher.hdf.parts").exists()
 
 
