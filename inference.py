@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import locks
 from config import ModelOptions, as_dict, check_output, option, parse, refuse
 from errors import UserError, exit_on_user_error
 from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
@@ -165,6 +166,8 @@ def main(argv: list[str] | None = None) -> int:
     if len(inputs) == 1 and inputs[0].path != STDIN:
         next(read_blocks(inputs[0].path))  # its mistakes show before a model is loaded
     true_events = _true_events(options, inputs)
+    for folder in filter(None, (options.out, options.clips)):
+        locks.hold(folder, folder=True)
     detector = _make_detector(options)
     alone = len(inputs) == 1 and options.channels != "each" and not options.skip_existing
     if options.tags and not detector.backend.has_tags:

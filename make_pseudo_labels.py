@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import config
+import locks
 import signals
 from errors import UserError, exit_on_user_error
 
@@ -88,8 +89,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from helpers import devices, run
     from helpers.callbacks import KeepSignals
     from helpers.pseudo_labelling import BatchesOfRank, Ensemble, PartFolder, fingerprint
+    from helpers.run_folder import global_rank
 
     run.prepare()
+    if global_rank() == 0:
+        locks.hold(options.out)
     strong = options.clips == "strong"
     clips = AudioSetStrong(data_dir, options.split) if strong else AudioSetWeak(data_dir, options.split)
     clips.replace_corrupt = False  # such clips are left out: in training, their hard labels stand in

@@ -31,6 +31,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+import locks
 import signals
 from atomic import check_writable, replacing
 from data_util.audio_folders import AUDIO_ENDINGS, FFMPEG_ENDINGS, beneath
@@ -41,7 +42,7 @@ from data_util.pack_labels import read_wanted
 from data_util.processes import map_in_processes
 from errors import UserError, exit_on_user_error
 
-REQUEST = "pack_request"  # attribute of the output
+REQUEST = "pack_request"  # attribute of the output, and of each batch
 PROBLEMS = "pack_problems"  # entry of the output: what is wrong with the audio, as JSON
 MARKER = "request.json"  # in the folder of finished batches
 REPORT_COLUMNS = ("clip_id", "problem", "detail", "file")
@@ -153,9 +154,16 @@ def pack(
 
     Raises:
         UserError: nothing to pack, unreadable labels, or an output that is something else.
-        OSError: the output cannot be written.
+        OSError: the output cannot be written, or another process is writing it.
     """
     check_writable(out)
+    with locks.held(out):
+        return _pack(folder, label_files, out, rules, workers, overwrite)
+
+
+def _pack(
+    folder: Path, label_files: Sequence[Path], out: Path, rules: ClipRules, workers: int | None, overwrite: bool
+) -> list[Problem] | None:
     tasks, problems = plan(folder, label_files)
     request = json.dumps({"sha256": fingerprint(folder, tasks, rules), "clips": len(tasks)})
     done = out.exists() and _request_of(out) == request
@@ -165,8 +173,8 @@ def pack(
     if not done or overwrite:
         done = False
         _open_parts(parts, request)
-        with signals.telling(lambda: _progress(parts, len(tasks))):
-            _pack_parts(folder, tasks, parts, rules, workers)
+        with signals.telling(lambda: _progress(parts, len(tasks), request)):
+            _pack_parts(folder, tasks, parts, rules, workers, request)
             _merge(parts, tasks, out, request)
     problems = sorted(problems + _problems_of(out), key=lambda p: (p.clip_id, p.problem, p.file))
     _write_report(report_path(out), problems)
@@ -215,8 +223,9 @@ def _marks(parts: Path, request: str) -> bool:
     return marker.is_file() and marker.read_text(encoding="utf-8") == request
 
 
-def _progress(parts: Path, n_tasks: int) -> str:
-    done = [min(BATCH, n_tasks - first) for first in range(0, n_tasks, BATCH) if _part_path(parts, first).is_file()]
+def _progress(parts: Path, n_tasks: int, request: str) -> str:
+    firsts = [first for first in range(0, n_tasks, BATCH) if _request_of(_part_path(parts, first)) == request]
+    done = [min(BATCH, n_tasks - first) for first in firsts]
     return f"{sum(done)} of {n_tasks} clips are in {parts}; the same command resumes"
 
 
@@ -224,9 +233,11 @@ def _part_path(parts: Path, first: int) -> Path:
     return parts / f"{first:09d}.hdf"
 
 
-def _pack_parts(folder: Path, tasks: Sequence[Task], parts: Path, rules: ClipRules, workers: int | None) -> None:
-    """Encode the batches that are not there yet."""
-    firsts = [k for k in range(0, len(tasks), BATCH) if not _part_path(parts, k).is_file()]
+def _pack_parts(
+    folder: Path, tasks: Sequence[Task], parts: Path, rules: ClipRules, workers: int | None, request: str
+) -> None:
+    """Encode the batches that are not there yet, or that another request has left."""
+    firsts = [k for k in range(0, len(tasks), BATCH) if _request_of(_part_path(parts, k)) != request]
     left = [task for k in firsts for task in tasks[k : k + BATCH]]
     paths = [folder / task.file for task in left]
     packed = map_in_processes(partial(pack_clip, **asdict(rules)), paths, workers, lambda _: CRASHED)
@@ -234,10 +245,10 @@ def _pack_parts(folder: Path, tasks: Sequence[Task], parts: Path, rules: ClipRul
         done = iter(clips)
         for first in firsts:
             batch = tasks[first : first + BATCH]
-            _write_part(_part_path(parts, first), batch, list(islice(done, len(batch))))
+            _write_part(_part_path(parts, first), batch, list(islice(done, len(batch))), request)
 
 
-def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip]) -> None:
+def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip], request: str) -> None:
     """One finished batch: the packed clips and what is wrong with them."""
     good = [(task, clip) for task, clip in zip(tasks, packed, strict=True) if clip.mp3]
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
@@ -251,6 +262,7 @@ def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip])
             for problem, detail in clip.problems
         ]
         _store_problems(file, problems)
+        file.attrs[REQUEST] = request
 
 
 def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> None:

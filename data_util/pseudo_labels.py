@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+import locks
 import signals
 from atomic import replacing
 from data_util.clip_index import ClipIndex
@@ -220,7 +221,7 @@ def compact(source: Path, out: Path, *, overwrite: bool = False, workers: int | 
     chunks = [range(k, min(k + _CHUNK, len(names))) for k in range(0, len(names), _CHUNK)]
     bar = tqdm(total=len(names), desc=f"packing {source}", unit="clip")
     left_out: list[int] = []
-    with bar, replacing(out) as temporary, h5py.File(temporary, "w") as file:
+    with bar, locks.held(out), replacing(out) as temporary, h5py.File(temporary, "w") as file:
         with LogitsWriter(file, shape, compact=True) as writer:
             packed = map_in_processes(partial(_pack_rows, source), chunks, workers, partial(_refuse_crash, source))
             for chunk, rows in zip(chunks, packed, strict=True):

@@ -25,6 +25,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+import locks
 import signals
 from atomic import replacing
 from command_line import check_output
@@ -311,7 +312,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     _check(args)
     if args.out is not None:
-        with signals.telling(lambda: f"{args.out} is not whole; to make it: the same command with --overwrite"):
+        how = f"{args.out} is not whole; to make it: the same command with --overwrite"
+        with locks.held(args.out, folder=True), signals.telling(lambda: how):
             written = (_write_audioset if args.layout == AUDIOSET else _write_layout)(args)
         print(written)
     if args.example is not None:

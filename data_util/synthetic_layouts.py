@@ -18,6 +18,7 @@ from pathlib import Path
 
 from atomic import replacing, unfinished
 from errors import UserError
+from locks import FOLDER_LOCK
 
 MANIFEST = "synthetic.json"
 # Where layouts are registered; a new module is one more line.
@@ -112,7 +113,7 @@ def make_layout(out: Path, request: LayoutRequest, *, overwrite: bool = False) -
     held = _read_manifest(out)
     if held is not None and held.get("request") == asdict(request):
         return False
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name != FOLDER_LOCK for path in out.iterdir())):
         if held is None:
             raise UserError(f"--out {out} holds files that this command did not write; choose another folder")
         if not overwrite:

@@ -23,6 +23,7 @@ import pytorch_lightning as pl
 import torch
 
 import config
+import locks
 from atomic import replacing
 
 log = logging.getLogger("efficientsed")
@@ -76,11 +77,15 @@ def global_rank() -> int:
 def run_dir(options: config.RunOptions) -> Path:
     """The folder of a run: that of the resumed one, or a new OUTPUT_DIR/EXPERIMENT_NAME (NAME-2, ... where it exists).
 
-    Only the first process makes it; the others learn its name when they are connected (see `RunRecord`).
+    Only the first process makes it, and locks it: no other run writes there; the others learn its name when they are
+    connected (see `RunRecord`).
 
-    Raises UserError for a name that would leave the folder of all runs.
+    Raises UserError for a name that would leave the folder of all runs, OSError where another process runs in the
+    folder that the options name.
     """
     if options.resume is not None:
+        if global_rank() == 0:
+            locks.hold(options.resume.parent, folder=True)
         return options.resume.parent
     name = options.experiment_name
     if re.search(r"[/\\\0]", name) or name in ("", ".", ".."):
@@ -89,14 +94,26 @@ def run_dir(options: config.RunOptions) -> Path:
     if global_rank() > 0:
         return folder
     number = 2
-    while folder.exists() and any(folder.iterdir()) and not options.overwrite:
+    while not _claimed(folder, options):
         folder = options.output_dir / f"{name}-{number}"
         number += 1
+    return folder
+
+
+def _claimed(folder: Path, options: config.RunOptions) -> bool:
+    """Make and lock the folder of a new run; False where another run has it already."""
+    if not options.overwrite and folder.exists() and any(folder.iterdir()):
+        return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        locks.hold(folder, folder=True)
+    except BlockingIOError:  # begun a moment ago
+        if options.overwrite:
+            raise
+        return False
     except OSError as error:
         config.refuse("output_dir", options.output_dir, f"cannot make the run's folder there ({error.strerror})")
-    return folder
+    return True
 
 
 def resume_checkpoint(options: config.RunOptions) -> Path:

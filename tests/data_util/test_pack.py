@@ -25,6 +25,7 @@ from data_util.labels import load_vocabulary, unpack_weak_target
 from data_util.pack import find_audio, main, pack, report_path
 from data_util.pack_clip import pack_clip
 from errors import UserError
+from tests.lock_holder import written_by_another
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEECH, DOG, CAT = "/m/09x0r", "/m/0bt9lr", "/m/01yrx"
@@ -309,6 +310,33 @@ def test_progress_of_another_request_stays(tmp_path):
     parts.mkdir()
     (parts / "request.json").write_text("another")
     assert pack(audio, [labels], out, workers=1) is None and parts.exists()
+
+
+def test_batches_of_another_request_are_never_used(tmp_path, monkeypatch):
+    """Whatever the folder says it holds: each batch says itself what it was made from."""
+    monkeypatch.setattr(pack_module, "BATCH", 2)
+    audio, labels = make_folder(tmp_path, 4)
+    pack(audio, [labels], tmp_path / "whole.hdf", workers=1)
+    request = pack_module._request_of(tmp_path / "whole.hdf")
+    out, parts = tmp_path / "out.hdf", tmp_path / "out.hdf.parts"
+    parts.mkdir()
+    (parts / "request.json").write_text(request)
+    batches = {"000000000.hdf": "another", "000000002.hdf": request}
+    for name, made_from in batches.items():
+        task = pack_module.Task(f"Y{name[:9]}", "x.wav", bytes(66))
+        pack_module._write_part(parts / name, [task], [pack_module.PackedClip(b"mp3", "digest", [])], made_from)
+    pack(audio, [labels], out, workers=1)
+    assert Mp3File(out).clip_ids.tolist() == [*Mp3File(tmp_path / "whole.hdf").clip_ids[:2], "Y000000002"]
+
+
+def test_two_at_once_are_refused(tmp_path, capsys):
+    audio, labels = make_folder(tmp_path, 1)
+    out = tmp_path / "out.hdf"
+    with written_by_another(out) as line, pytest.raises(SystemExit) as stopped:
+        main(["--audio", str(audio), "--labels", str(labels), "--out", str(out), "--workers", "1"])
+    assert stopped.value.code == 2 and not out.exists() and capsys.readouterr().err.startswith(line)
+    pack(audio, [labels], out, workers=1)
+    assert len(Mp3File(out)) == 1
 
 
 def test_the_report_follows_the_labels(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
@@ -14,10 +15,12 @@ import torch
 from matplotlib.figure import Figure
 
 import config
+import locks
 from config_downstream import DcaseOptions
 from errors import UserError
 from helpers import run_folder
 from helpers.trackers import Unfailing, make_loggers
+from tests.lock_holder import written_by_another
 
 
 def test_the_newest_checkpoint_continues_a_run(tmp_path: Path) -> None:
@@ -43,6 +46,21 @@ def test_the_newest_checkpoint_continues_a_run(tmp_path: Path) -> None:
     options.resume = tmp_path
     with pytest.raises(UserError, match="no checkpoint"):
         run_folder.resume_checkpoint(options)
+
+
+def test_two_processes_never_write_one_run(tmp_path: Path) -> None:
+    folder = tmp_path / "name"
+    options = config.StrongOptions(output_dir=tmp_path, experiment_name="name")
+    with written_by_another(folder, folder=True), locks.scope():
+        assert run_folder.run_dir(options) == tmp_path / "name-2"  # begun at the same moment
+        (tmp_path / "name-2" / "run.log").touch()
+        for change in ({"resume": folder / "last.ckpt"}, {"overwrite": True}):
+            with pytest.raises(BlockingIOError, match="process"):
+                run_folder.run_dir(dataclasses.replace(options, **change))  # type: ignore[arg-type]
+        with locks.scope():
+            assert run_folder.run_dir(options) == tmp_path / "name-3"
+    with locks.scope():
+        assert run_folder.run_dir(dataclasses.replace(options, resume=folder / "last.ckpt")) == folder
 
 
 def test_a_checkpoint_may_be_a_folder(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import inference
+from tests.lock_holder import written_by_another
 from tests.tone_model import ToneModel, tones
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +48,17 @@ def test_events_are_printed_and_written(tone_model, audio_file, tmp_path, capsys
     printed = capsys.readouterr().out
     assert "2 events above 0.5" in printed and "8.800     12.000  Siren" in printed and str(out) in printed
     assert inference.main([*command, "--detection_thresholds", "0.5"]) == 0  # our own files are replaced
+
+
+@pytest.mark.parametrize("option", ["out", "clips"])
+def test_two_runs_into_one_folder_are_refused(tone_model, audio_file, tmp_path, capsys, option):
+    folders = {"out": tmp_path / "out", "clips": tmp_path / "clips"}
+    command = [f"--audio_file={audio_file}", *(f"--{name}={path}" for name, path in folders.items())]
+    with written_by_another(folders[option], folder=True) as line, pytest.raises(SystemExit) as stop:
+        inference.main(command)
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith(line)
+    assert inference.main(command) == 0
+    assert not list(tmp_path.rglob(".*.lock"))
 
 
 def test_published_thresholds_give_three_lists(tone_model, audio_file, tmp_path, capsys):

@@ -22,6 +22,7 @@ from errors import UserError
 from helpers.pseudo_labelling import Ensemble, PartFolder, fingerprint
 from models import create_model, load_model
 from models.checkpoints import METADATA_KEY
+from tests.lock_holder import written_by_another
 
 ROOT = Path(__file__).parents[2]
 
@@ -210,6 +211,47 @@ def test_parts_of_another_run_are_refused(
     with pytest.raises(SystemExit) as stop:
         make_pseudo_labels.main(command(synthetic_dir, teachers, tmp_path / "teacher.hdf"))
     assert stop.value.code == 2 and "another run" in capsys.readouterr().err
+
+
+def test_a_part_that_another_run_has_left_is_never_used(
+    synthetic_dir: Path, teachers: list[Path], tmp_path: Path
+) -> None:
+    """Two teachers would be mixed: the part of another one, without or with the note of this run, and a damaged one."""
+    out, alone = tmp_path / "teacher.hdf", tmp_path / "alone.hdf"
+    make_pseudo_labels.main(command(synthetic_dir, teachers[1:], alone))
+    expected = contents(alone)
+    for note in (False, True):
+        parts = PartFolder(out, "of another teacher")
+        parts.prepare()
+        parts.write(5, ["Yx", "Yy"], np.ones((2, 447, 250), np.float16))
+        (parts.folder / "0000002.hdf").write_bytes(b"half a file")
+        old = parts.path(0)  # of a version whose parts did not say what they belong to
+        with h5py.File(old, "w") as file:
+            file["filenames"], file["strong_logits"] = [b"Yz"], np.ones((1, 447, 250), np.float16)
+        (parts.folder / "request.txt").unlink()
+        if note:
+            models, clips = [load_model(teachers[1])], AudioSetStrong(synthetic_dir)
+            this = "\n".join(["32", "4", "dense", fingerprint(models, clips)])
+            (parts.folder / "request.txt").write_text(this)
+            PartFolder(out, this).write(1, ["Ykept"], np.ones((1, 447, 250), np.float16))
+        make_pseudo_labels.main([*command(synthetic_dir, teachers[1:], out), "--overwrite"])
+        names, logits = contents(out)
+        if note:  # the part of this very run was taken as it is
+            assert names[4] == b"Ykept" and len(names) == 21
+        else:
+            assert names == expected[0]
+            np.testing.assert_array_equal(logits, expected[1])
+        assert b"Yx" not in names and b"Yz" not in names
+
+
+def test_two_at_once_are_refused(
+    synthetic_dir: Path, teachers: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "teacher.hdf"
+    with written_by_another(out) as line, pytest.raises(SystemExit) as stop:
+        make_pseudo_labels.main(command(synthetic_dir, teachers, out))
+    assert stop.value.code == 2 and capsys.readouterr().err.splitlines()[-1].startswith(line)
+    assert not (tmp_path / ".teacher.hdf.parts").exists()
 
 
 @pytest.mark.parametrize(
