@@ -37,6 +37,11 @@ class OwnDataOptions:
         "CSV or TSV with the columns filename, onset, offset, label and, to give the splits, split (default: label "
         "files of Audacity or Raven beside the recordings, or one folder per class)",
     )
+    background: Path | None = option(
+        None,
+        "folder of recordings in which nothing happens (besides those in a folder of --audio named background, noise "
+        "or negative)",
+    )
     channels: str = option("mix", "use the mean of all channels, or the first one", choices=("mix", "first"))
     strict: bool = option(False, "refuse recordings whose end is missing (default: use what is there)")
     group_column: str | None = option(None, "column of --events: recordings of one value stay in one split")
@@ -102,6 +107,8 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
             refuse("audio", self.audio, "there is no such folder")
         if self.events is not None and not self.events.is_file():
             refuse("events", self.events, "there is no such file")
+        if self.background is not None and not self.background.is_dir():
+            refuse("background", self.background, "there is no such folder")
         if self.group_column is not None and self.events is None:
             refuse("group_column", self.group_column, "it is a column of --events, which is missing")
         if self.val_share + self.test_share >= 1 and not self.evaluate:

@@ -42,7 +42,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.audio is None:
         raise UserError("--audio is missing: the run that is to go on does not name it")
     channel = 0 if options.channels == "first" else None
-    data = read_own_data(options.audio, options.events, options.group_column, channel=channel, strict=options.strict)
+    data = read_own_data(
+        options.audio,
+        options.events,
+        options.group_column,
+        background=options.background,
+        channel=channel,
+        strict=options.strict,
+    )
     (evaluate if options.evaluate else train)(options, data)
 
 

@@ -5,14 +5,16 @@ Three ways to say what is heard where:
 - a table (CSV, TSV) with the columns filename, onset, offset, label;
 - label files beside the recordings, as Audacity (`NAME.txt`) or Raven (`NAME.selections.txt`) write them;
 - a folder per class, for clips of which only the class is known.
+
+In the recordings of a folder named background, noise or negative nothing happens, unless a table says otherwise.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,7 @@ LABEL_ENDINGS = (".txt", ".audacity.txt", ".raven.txt", ".selections.txt", ".Tab
 _PIECE = re.compile(
     r"[-_ .]+(?:(?:chunk|part|piece|seg|segment|slice|window|split)[-_ ]?\d+|\d+\.?\d*s?-\d+\.?\d*s?)$", re.I
 )
+BACKGROUND_FOLDERS = frozenset({"background", "noise", "negative"})  # recordings in which nothing happens; plurals, too
 WRONG_UNIT = 0.5  # share of the events beyond the end of their file, above which something is wrong altogether
 
 
@@ -81,6 +84,7 @@ def read_own_data(
     events: Path | None = None,
     group_column: str | None = None,
     *,
+    background: Path | None = None,
     channel: int | None = None,
     strict: bool = False,
 ) -> OwnData:
@@ -91,6 +95,7 @@ def read_own_data(
         events: table of annotations; None: label files beside the recordings, or a folder per class.
         group_column: column of that table that says which recordings belong together; None: names that differ in
             the number of a piece (`_chunk3`, `_part02`, `_10-20`) do.
+        background: folder of recordings in which nothing happens, in `audio` or elsewhere.
         channel: of recordings with several, counted from 0; None: the mean of all.
         strict: refuse recordings whose end is missing; otherwise what is there counts.
 
@@ -100,16 +105,21 @@ def read_own_data(
     if not audio.is_dir():
         raise UserError(f"--audio is {audio}: there is no such folder")
     files = _find_audio(audio)
+    quiet = _background(audio, files, background)
     clip_labels = False
     if events is not None:
         rows, notes = read_table(events, group_column)
         by_file = _resolve(rows, audio, files, notes)
     elif beside := {file: found for file in files if (found := _label_file(file))}:
-        notes = _count([f for f in files if f not in beside], "recordings without a label file, left out", audio)
+        bare = [f for f in files if f not in beside and f not in quiet]
+        notes = _count(bare, "recordings without a label file, left out", audio)
         by_file = {file: read_label_file(path, _below(file, audio)) for file, path in beside.items()}
     else:
-        by_file, notes = _class_folders(audio, files)
+        by_file, notes = _class_folders(audio, [f for f in files if f not in quiet])
         clip_labels = True
+    quiet = [f for f in quiet if f not in by_file]
+    by_file |= {f: [Row(_below(f, audio), str(f))] for f in quiet}
+    notes += _count(quiet, "background: recordings in which nothing happens", audio)
     notes += _count([f for f in files if f not in by_file], NOT_LISTED, audio) if events else []
     return _assemble(audio, by_file, clip_labels, notes, channel, strict)
 
@@ -125,7 +135,22 @@ def group_of(name: str) -> str:
 
 
 def _below(file: Path, audio: Path) -> str:
-    return file.relative_to(audio).as_posix()
+    """Name of a recording: its path below the audio folder (`../quiet/a.wav` where it lies beside it)."""
+    return Path(os.path.relpath(file, audio)).as_posix()
+
+
+def _background(audio: Path, files: Sequence[Path], background: Path | None) -> list[Path]:
+    """Recordings in which nothing happens: those of `background`, and of folders that are named so."""
+    quiet = [f for f in files if f.relative_to(audio).parts[0].strip().lower().removesuffix("s") in BACKGROUND_FOLDERS]
+    if background is None:
+        return quiet
+    if not background.is_dir():
+        raise UserError(f"--background is {background}: there is no such folder")
+    known = {os.path.realpath(file): file for file in files}
+    more = [known.get(os.path.realpath(file), file) for file in beneath(background)]
+    if not more:
+        raise UserError(f"--background is {background}: it holds no audio files")
+    return sorted({*quiet, *more})
 
 
 def _find_audio(audio: Path) -> list[Path]:
@@ -153,8 +178,10 @@ def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: lis
     clips = ClipNames(file_of, strict=True)
     by_file: dict[Path, list[Row]] = {}
     missing: dict[str, None] = {}
+    classes: dict[bool, dict[str, None]] = {True: {}, False: {}}  # of files that are there, and of missing ones
     for row in rows:
         found = clips.find(_inside(row, audio), row.where)
+        classes[found is not None][row.label] = None
         if found is None:
             missing[row.name] = None
         else:
@@ -162,6 +189,8 @@ def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: lis
     if not by_file:
         raise UserError(f"none of the {len(missing)} files of the table is in {audio}, such as {next(iter(missing))}")
     notes += _count(missing, "files of the table that are missing, left out")
+    lost = sorted(classes[False].keys() - classes[True].keys() - {""})
+    notes += _count(lost, "classes of missing files alone, left out")
     return by_file
 
 
@@ -204,6 +233,15 @@ class _Tally:
     points: list[str] = field(default_factory=list)
     duplicates: int = 0
     merged: int = 0
+    lost: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # class -> why -> events
+
+    def lost_classes(self, labels: Collection[str]) -> list[str]:
+        """Lines that name the classes of which no event is left, by what is wrong with their events."""
+        classes: dict[str, list[str]] = defaultdict(list)
+        for label, whys in sorted(self.lost.items()):
+            if label not in labels:
+                classes[" or ".join(sorted(whys))].append(f"{label}: {whys.total()} events")
+        return [f"classes whose events all {why}, left out: {', '.join(names)}" for why, names in classes.items()]
 
     def notes(self) -> list[str]:
         lines = _count(self.beyond, "events that begin after the end of their file, left out")
@@ -221,6 +259,8 @@ def _assemble(
 ) -> OwnData:
     durations = _measure(audio, sorted(by_file), notes, strict)
     tally = _Tally()
+    for row in (row for file, rows in by_file.items() if file not in durations for row in rows if row.label):
+        tally.lost[row.label]["are in files that cannot be read"] += 1
     recordings = []
     for file, duration in durations.items():
         rows = by_file[file]
@@ -235,8 +275,9 @@ def _assemble(
         )
     labels = sorted({label for r in recordings for *_, label in r.events})
     if not labels:
-        raise UserError(f"the annotations of {audio} hold no event")
-    notes += [*tally.notes(), *_alike(labels)]
+        why = "".join(f"; {line}" for line in tally.lost_classes(labels))
+        raise UserError(f"the annotations of {audio} hold no event{why}")
+    notes += [*tally.lost_classes(labels), *tally.notes(), *_alike(labels)]
     return OwnData(recordings, tuple(labels), clip_labels, notes)
 
 
@@ -290,8 +331,10 @@ def _events_of(rows: Sequence[Row], duration: float, tally: _Tally) -> tuple[Eve
             tally.duplicates += 1
         elif row.offset == row.onset:
             tally.points.append(row.where)
+            tally.lost[row.label]["have no duration"] += 1
         elif row.onset >= duration:
             tally.beyond.append(row.where)
+            tally.lost[row.label]["begin after the end of their file"] += 1
         else:
             if duration + 0.05 < row.offset < np.inf:  # programs round the ends of files
                 tally.cut.append(row.where)

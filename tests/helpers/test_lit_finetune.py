@@ -109,3 +109,16 @@ def test_evaluated_is_what_the_checkpoint_has_not_learnt(monkeypatch, tmp_path, 
     assert [r.name for r in splits["test"]] == tested and sum(map(len, splits.values())) == len(names)
     assert bool(data.notes) == bool(learnt)
     assert all(note.startswith(f"{learnt} of the {len(tested)} test recordings") for note in data.notes)
+
+
+@pytest.mark.parametrize("active", [2.0, 1.0])
+def test_the_first_note_is_about_a_class_without_counterexamples(tmp_path, active: float) -> None:
+    data = OwnData(
+        [Recording(f"{i}", Path(f"{i}"), 2.0, ((0.0, active, "dog"),), f"{i}") for i in range(5)],
+        ("dog",),
+        notes=["another one"],
+    )
+    splits_of(data, config.parse(FinetuneOptions, [f"--audio={tmp_path}", f"--background={tmp_path}"]))
+    assert data.notes[0].startswith("active all the time in all recordings: dog") == (active == 2.0)
+    with pytest.raises(UserError, match="--background"):
+        config.parse(FinetuneOptions, [f"--audio={tmp_path}", "--background=nowhere"]).check()
