@@ -134,6 +134,8 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
             self.batch_size = min(size, n_windows)
         if self.frozen_epochs is None:
             self.frozen_epochs = round(FROZEN_SHARE * self.n_epochs)
+        if self.backbone_frozen:
+            self.frozen_epochs = self.n_epochs
 
     def windows_per_epoch(self, n_windows: int) -> int:
         """How many training windows an epoch draws: all of them, little data several times."""

@@ -84,7 +84,7 @@ class FinetuneModule(SEDModule):
 
     The frames learn the events, and the head for whole clips learns which classes are there. With labels of clips the
     frames learn them through `pooled`, and in validation all frames of a window have its one score. In the first
-    epochs the backbone is frozen.
+    epochs, or with `--backbone_frozen` in all, the backbone is frozen.
 
     Args:
         model: the detector.
@@ -110,7 +110,7 @@ class FinetuneModule(SEDModule):
         self._val_losses: list[Tensor] = []
 
     def on_train_epoch_start(self) -> None:
-        frozen = self.current_epoch < self.options.frozen_epochs
+        frozen = self.options.backbone_frozen or self.current_epoch < self.options.frozen_epochs
         backbone = self.model.model
         backbone.requires_grad_(not frozen)
         backbone.train(not frozen)  # batch norm keeps its statistics as well
