@@ -21,6 +21,7 @@ SEQUENCE_MODELS = ("tf", "attn", "gru", "tcn", "mamba", "hybrid")
 STAGES = ("scratch", "ssl", "weak", "strong", "advanced-kd-weak-strong", "clipwise")
 STRATEGIES = ("auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2")
 LONGEST_NAME = 200  # bytes: file systems take 255, and runs get numbers
+FROZEN_HELP = "train only the sequence model and the heads; the backbone keeps its weights and batch-norm statistics"
 PRECISIONS = ("16", "32", "16-mixed", "bf16-mixed", "32-true")
 
 
@@ -91,6 +92,7 @@ class OptimizerOptions:
     n_epochs: int = option(120, "epochs", low=1)
     adamw: bool = option(False, "AdamW in place of Adam")
     weight_decay: float = option(0.0, "weight decay, never on biases and norms; needs --adamw", low=0)
+    backbone_frozen: bool = option(False, FROZEN_HELP)
     max_lr: float = option(8e-4, "peak learning rate of the backbone", above=0)
     seq_lr: float | None = option(None, "peak learning rate of sequence model and heads (default: max_lr)", above=0)
     lr_decay: float = option(
@@ -212,6 +214,7 @@ class WeakOptimizerOptions:
     n_epochs: int = option(200, "epochs", low=1)
     adamw: bool = option(False, "AdamW in place of Adam")
     weight_decay: float = option(0.0, "weight decay, never on biases and norms; needs --adamw", low=0)
+    backbone_frozen: bool = option(False, FROZEN_HELP)
     max_lr: float = option(8e-4, "peak learning rate of the backbone", above=0)
     seq_lr: float | None = option(None, "peak learning rate of sequence model and heads (default: max_lr)", above=0)
     lr_decay: float = option(

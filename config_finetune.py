@@ -38,6 +38,11 @@ class OwnDataOptions:
         "Raven, BirdNET, Label Studio, ELAN, Praat or Audacity (default: label files of these beside the recordings, "
         "or one folder per class)",
     )
+    background: Path | None = option(
+        None,
+        "folder of recordings in which nothing happens (besides those in a folder of --audio named background, noise "
+        "or negative)",
+    )
     channels: str = option("mix", "use the mean of all channels, or the first one", choices=("mix", "first"))
     strict: bool = option(False, "refuse recordings whose end is missing (default: use what is there)")
     label_column: str | None = option(
@@ -108,6 +113,8 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
             refuse("audio", self.audio, "there is no such folder")
         if self.events is not None and not self.events.is_file():
             refuse("events", self.events, "there is no such file")
+        if self.background is not None and not self.background.is_dir():
+            refuse("background", self.background, "there is no such folder")
         if self.group_column is not None and self.events is None:
             refuse("group_column", self.group_column, "it is a column of --events, which is missing")
         if self.val_share + self.test_share >= 1 and not self.evaluate:
@@ -133,6 +140,8 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
             self.batch_size = min(size, n_windows)
         if self.frozen_epochs is None:
             self.frozen_epochs = round(FROZEN_SHARE * self.n_epochs)
+        if self.backbone_frozen:
+            self.frozen_epochs = self.n_epochs
 
     def windows_per_epoch(self, n_windows: int) -> int:
         """How many training windows an epoch draws: all of them, little data several times."""

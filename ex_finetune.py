@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.events,
         options.group_column,
         label_column=options.label_column,
+        background=options.background,
         channel=channel,
         strict=options.strict,
     )

@@ -5,14 +5,16 @@ Three ways to say what is heard where:
 - a table (CSV, TSV) with the columns filename, onset, offset, label;
 - a file of another program beside each recording, or one for all of them (`annotation_formats`);
 - a folder per class, for clips of which only the class is known.
+
+In the recordings of a folder named background, noise or negative nothing happens, unless a table says otherwise.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,7 @@ Event = tuple[float, float, str]  # onset s, offset s, label
 _PIECE = re.compile(
     r"[-_ .]+(?:(?:chunk|part|piece|seg|segment|slice|window|split)[-_ ]?\d+|\d+\.?\d*s?-\d+\.?\d*s?)$", re.I
 )
+BACKGROUND_FOLDERS = frozenset({"background", "noise", "negative"})  # recordings in which nothing happens; plurals, too
 WRONG_UNIT = 0.5  # share of the events beyond the end of their file, above which something is wrong altogether
 
 
@@ -82,6 +85,7 @@ def read_own_data(
     group_column: str | None = None,
     *,
     label_column: str | None = None,
+    background: Path | None = None,
     channel: int | None = None,
     strict: bool = False,
 ) -> OwnData:
@@ -93,6 +97,7 @@ def read_own_data(
         group_column: column of that table that says which recordings belong together; None: names that differ in
             the number of a piece (`_chunk3`, `_part02`, `_10-20`) do.
         label_column: column, tier or control that holds the labels; None: found by its name.
+        background: folder of recordings in which nothing happens, in `audio` or elsewhere.
         channel: of recordings with several, counted from 0; None: the mean of all.
         strict: refuse recordings whose end is missing; otherwise what is there counts.
 
@@ -102,6 +107,7 @@ def read_own_data(
     if not audio.is_dir():
         raise UserError(f"--audio is {audio}: there is no such folder")
     files = _find_audio(audio)
+    quiet = _background(audio, files, background)
     clip_labels = False
     notes: list[str] = []
     if events is not None or (beside := files_beside(files)):
@@ -115,13 +121,16 @@ def read_own_data(
             notes += _count(several, "recordings with several label files, of which one is used")
         notes += [line for what, names in told.items() for line in (_count(names, what) or [what])]
         by_file = _resolve(rows, audio, files, notes)
-        missing = [file for file in files if file not in by_file]
+        missing = [file for file in files if file not in by_file and file not in quiet]
         notes += _count(missing, NOT_LISTED if events else "recordings without a label file, left out", audio)
     elif label_column is not None:
         raise UserError(f"--label_column is {label_column}: there is no label file beside the recordings in {audio}")
     else:
-        by_file, notes = _class_folders(audio, files)
+        by_file, notes = _class_folders(audio, [f for f in files if f not in quiet])
         clip_labels = True
+    quiet = [f for f in quiet if f not in by_file]
+    by_file |= {f: [Row(_below(f, audio), str(f))] for f in quiet}
+    notes += _count(quiet, "background: recordings in which nothing happens", audio)
     return _assemble(audio, by_file, clip_labels, notes, channel, strict)
 
 
@@ -136,7 +145,22 @@ def group_of(name: str) -> str:
 
 
 def _below(file: Path, audio: Path) -> str:
-    return file.relative_to(audio).as_posix()
+    """Name of a recording: its path below the audio folder (`../quiet/a.wav` where it lies beside it)."""
+    return Path(os.path.relpath(file, audio)).as_posix()
+
+
+def _background(audio: Path, files: Sequence[Path], background: Path | None) -> list[Path]:
+    """Recordings in which nothing happens: those of `background`, and of folders that are named so."""
+    quiet = [f for f in files if f.relative_to(audio).parts[0].strip().lower().removesuffix("s") in BACKGROUND_FOLDERS]
+    if background is None:
+        return quiet
+    if not background.is_dir():
+        raise UserError(f"--background is {background}: there is no such folder")
+    known = {os.path.realpath(file): file for file in files}
+    more = [known.get(os.path.realpath(file), file) for file in beneath(background)]
+    if not more:
+        raise UserError(f"--background is {background}: it holds no audio files")
+    return sorted({*quiet, *more})
 
 
 def _find_audio(audio: Path) -> list[Path]:
@@ -164,8 +188,10 @@ def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: lis
     clips = ClipNames(file_of, strict=True)
     by_file: dict[Path, list[Row]] = {}
     missing: dict[str, None] = {}
+    classes: dict[bool, dict[str, None]] = {True: {}, False: {}}  # of files that are there, and of missing ones
     for row in rows:
         found = clips.find(_inside(row, audio), row.where)
+        classes[found is not None][row.label] = None
         if found is None:
             missing[row.name] = None
         else:
@@ -173,6 +199,8 @@ def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: lis
     if not by_file:
         raise UserError(f"none of the {len(missing)} files of the table is in {audio}, such as {next(iter(missing))}")
     notes += _count(missing, "files of the table that are missing, left out")
+    lost = sorted(classes[False].keys() - classes[True].keys() - {""})
+    notes += _count(lost, "classes of missing files alone, left out")
     return by_file
 
 
@@ -228,6 +256,15 @@ class _Tally:
     points: list[str] = field(default_factory=list)
     duplicates: int = 0
     merged: int = 0
+    lost: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # class -> why -> events
+
+    def lost_classes(self, labels: Collection[str]) -> list[str]:
+        """Lines that name the classes of which no event is left, by what is wrong with their events."""
+        classes: dict[str, list[str]] = defaultdict(list)
+        for label, whys in sorted(self.lost.items()):
+            if label not in labels:
+                classes[" or ".join(sorted(whys))].append(f"{label}: {whys.total()} events")
+        return [f"classes whose events all {why}, left out: {', '.join(names)}" for why, names in classes.items()]
 
     def notes(self) -> list[str]:
         lines = _count(self.beyond, "events that begin after the end of their file, left out")
@@ -245,6 +282,8 @@ def _assemble(
 ) -> OwnData:
     durations = _measure(audio, sorted(by_file), notes, strict)
     tally = _Tally()
+    for row in (row for file, rows in by_file.items() if file not in durations for row in rows if row.label):
+        tally.lost[row.label]["are in files that cannot be read"] += 1
     recordings = []
     for file, duration in durations.items():
         rows = by_file[file]
@@ -259,8 +298,9 @@ def _assemble(
         )
     labels = sorted({label for r in recordings for *_, label in r.events})
     if not labels:
-        raise UserError(f"the annotations of {audio} hold no event")
-    notes += [*tally.notes(), *_alike(labels)]
+        why = "".join(f"; {line}" for line in tally.lost_classes(labels))
+        raise UserError(f"the annotations of {audio} hold no event{why}")
+    notes += [*tally.lost_classes(labels), *tally.notes(), *_alike(labels)]
     return OwnData(recordings, tuple(labels), clip_labels, notes)
 
 
@@ -314,8 +354,10 @@ def _events_of(rows: Sequence[Row], duration: float, tally: _Tally) -> tuple[Eve
             tally.duplicates += 1
         elif row.offset == row.onset:
             tally.points.append(row.where)
+            tally.lost[row.label]["have no duration"] += 1
         elif row.onset >= duration:
             tally.beyond.append(row.where)
+            tally.lost[row.label]["begin after the end of their file"] += 1
         else:
             if duration + 0.05 < row.offset < np.inf:  # programs round the ends of files
                 tally.cut.append(row.where)
