@@ -181,7 +181,8 @@ def main(argv: list[str] | None = None) -> int:
 def _settings(options: InferenceOptions) -> str:
     """A digest of all that decides what the results of an audio are."""
     values = {name: value for name, value in as_dict(options).items() if name not in _NOT_OF_RESULTS}
-    named = [file for file in (options.checkpoint, options.true_events) if file is not None]
+    files = (options.checkpoint, options.true_events, options.thresholds)
+    named = [file for file in files if file is not None]
     weights = [file.with_suffix(".bin") for file in named if file.suffix == ".xml"]
     values["files"] = [checksum(file) for file in [*named, *weights] if file.is_file()]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from helpers.audio_reader import SAMPLE_RATE
 from helpers.chunking import RunningFilter, ScoreBlender, WindowPlan
 from helpers.classes import ClassName
 from helpers.events import EventDecoder, EventTable, make_table, to_frames
+from helpers.thresholds import parse_thresholds, require_one_number
 
 DEFAULT_THRESHOLDS = (0.1, 0.2, 0.5)
+DEFAULT_THRESHOLD = 0.5  # of the other classes, where some have thresholds of their own
 DEFAULT_MEDIAN_WINDOW = 9
 NO_NUMBERS = "the network gives scores that are not numbers: the audio is far too loud, or the precision too low"
-CLASS_THRESHOLDS = "class"  # name of the thresholds that a checkpoint holds for each class
+CLASS_THRESHOLDS = "class"  # name of the list of events where each class has its own threshold
 
 ScoreSink = Callable[[np.ndarray], None]
 
@@ -26,12 +29,13 @@ ScoreSink = Callable[[np.ndarray], None]
 class DetectionOptions:
     """How frame scores are computed and turned into events."""
 
-    detection_thresholds: list[float] | None = option(
+    detection_thresholds: list[str] | None = option(
         None,
-        "scores above it are events; each threshold gives its own list (default: one per class where the checkpoint "
-        "holds tuned ones, else 0.1 0.2 0.5)",
-        low=0,
-        high=1,
+        "scores above it are events, 0 to 1; each number gives its own list, CLASS=NUMBER is for one class, e.g. "
+        "0.5 Dog=0.3 (default: one per class where the checkpoint holds tuned ones, else 0.1 0.2 0.5)",
+    )
+    thresholds: Path | None = option(
+        None, "table of thresholds per class: CSV or TSV with the columns label (name or MID) and threshold"
     )
     median_window: int | None = option(
         None,
@@ -53,14 +57,17 @@ class DetectionOptions:
 
     def check(self) -> None:
         """Raise UserError where values do not go together."""
-        if self.detection_thresholds is not None:
-            self.detection_thresholds = sorted(set(self.detection_thresholds))
-            if not self.detection_thresholds:
-                refuse("detection_thresholds", "empty", "give at least one")
+        numbers, by_class = self.split_thresholds()
+        if by_class or self.thresholds is not None:
+            require_one_number(numbers)
         if self.median_window is not None and self.median_window % 2 == 0:
             refuse("median_window", self.median_window, "must be odd")
         if self.overlap > self.window / 2:
             refuse("overlap", self.overlap, f"must be at most half the window of {self.window:g} s")
+
+    def split_thresholds(self) -> tuple[list[float], dict[str, float]]:
+        """The numbers, rising, and the thresholds by class that `detection_thresholds` names."""
+        return ([], {}) if self.detection_thresholds is None else parse_thresholds(self.detection_thresholds)
 
     @property
     def plan(self) -> WindowPlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from helpers.classes import ClassName, class_names, select_classes, tag_names
 from helpers.detection import (
     CLASS_THRESHOLDS,
     DEFAULT_MEDIAN_WINDOW,
+    DEFAULT_THRESHOLD,
     DEFAULT_THRESHOLDS,
     NO_NUMBERS,
     ClipPass,
@@ -27,6 +28,7 @@ from helpers.detection import (
     ScoreSink,
 )
 from helpers.pipeline import End, Job, Window, read_jobs
+from helpers.thresholds import apply_thresholds, check_thresholds, read_thresholds, require_one_number
 
 if TYPE_CHECKING:
     from helpers.streaming import EventStream
@@ -62,7 +64,9 @@ class Detector:
         seq_model_type, seq_model_dim, pretrained: as in `models.create_model`.
         device, precision: where and how the network computes.
         backend: torch, openvino or onnxruntime; None: what the checkpoint is for, PyTorch in doubt.
-        options: the fields of `DetectionOptions`.
+        thresholds: of classes, by name or MID, or a table of them; the others keep that of `detection_thresholds`,
+            else the checkpoint's own, else 0.5.
+        options: the other fields of `DetectionOptions`.
     Raises:
         UserError: a bad option, an unknown model, missing weights.
     """
@@ -78,9 +82,11 @@ class Detector:
         device: str = "cpu",
         precision: str = "32-true",
         backend: str | None = None,
+        thresholds: Mapping[str, float] | str | PathLike[str] | None = None,
         **options: Any,
     ) -> None:
         self.options = build(DetectionOptions, options)
+        self._given = _thresholds(self.options, thresholds)
         if isinstance(model, str):
             self.backend: Backend = load_backend(
                 model,
@@ -108,24 +114,28 @@ class Detector:
         """What the options say, and where they are silent what the checkpoint says."""
         own = self.backend.tuning
         options = self.options
-        thresholds: dict[str, np.ndarray] = {}
-        if options.detection_thresholds is None and own.get("class_thresholds") is not None:
-            thresholds[CLASS_THRESHOLDS] = np.asarray(own["class_thresholds"], np.float32)[self._kept]
-        else:
-            for threshold in options.detection_thresholds or DEFAULT_THRESHOLDS:
-                thresholds[f"{threshold:g}"] = np.full(len(classes), threshold, np.float32)
         median: int | list[int] = options.median_window or DEFAULT_MEDIAN_WINDOW
         if options.median_window is None and own.get("class_median_windows") is not None:
             median = [int(own["class_median_windows"][i]) for i in self._kept]
         return Decoding(
             classes,
-            thresholds,
+            self._make_thresholds(own.get("class_thresholds")),
             median,
             options.hysteresis,
             options.min_duration,
             options.max_gap,
             options.top_k,
         )
+
+    def _make_thresholds(self, tuned: Sequence[float] | None) -> dict[str, np.ndarray]:
+        """The threshold of each kept class [C], by the name of its list of events; `tuned`: the checkpoint's own."""
+        numbers, n_classes = self.options.split_thresholds()[0], len(self._all_classes)
+        if not self._given and (numbers or tuned is None):
+            return {f"{t:g}": np.full(len(self._kept), t, np.float32) for t in numbers or DEFAULT_THRESHOLDS}
+        if numbers or tuned is None:
+            tuned = [*numbers, DEFAULT_THRESHOLD][:1] * n_classes
+        thresholds = apply_thresholds(np.asarray(tuned, np.float32), self._given, self._all_classes)
+        return {CLASS_THRESHOLDS: thresholds[self._kept]}
 
     def detect(
         self,
@@ -227,6 +237,22 @@ class Detector:
     def tag_names(self, detection: Detection) -> list[ClassName]:
         """Names of `detection.tags`."""
         return tag_names(len(detection.tags), self._all_classes)
+
+
+def _thresholds(
+    options: DetectionOptions, thresholds: Mapping[str, float] | str | PathLike[str] | None
+) -> dict[str, float]:
+    """Thresholds by class: those of the table or dictionary, and on top those of `detection_thresholds`."""
+    if thresholds is None:
+        given = {}
+    elif isinstance(thresholds, (str, PathLike)):
+        given = read_thresholds(thresholds)
+    else:
+        given = check_thresholds(thresholds)
+    numbers, named = options.split_thresholds()
+    if given:
+        require_one_number(numbers)
+    return {**given, **named}
 
 
 def _add(entry: _Open, window: Window, frames: np.ndarray, tags: np.ndarray) -> None:

@@ -56,6 +56,26 @@ def test_published_thresholds_give_three_lists(tone_model, audio_file, tmp_path,
     assert capsys.readouterr().out.count("events above") == 3
 
 
+def test_a_class_has_its_own_threshold(tone_model, audio_file, tmp_path, capsys):
+    table = tmp_path / "thresholds.csv"
+    table.write_text("label,threshold\nSiren,1\n")
+    command = [f"--audio_file={audio_file}", f"--out={tmp_path / 'out'}"]
+    for options in (["--detection_thresholds", "0.5", "Siren=1"], [f"--thresholds={table}"]):
+        assert inference.main([*command, *options]) == 0
+        assert "1 events above the thresholds of their classes" in capsys.readouterr().out
+        found = pd.read_csv(tmp_path / "out" / "street corner.tsv", sep="\t")
+        assert found.event_label.tolist() == ["Sine wave"]
+    folder = [*command, f"--thresholds={table}", "--skip_existing"]
+    for text, n_skipped in (("label,threshold\nSiren,1\n", 0), ("", 1), ("label,threshold\nSiren,0.5\n", 0)):
+        table.write_text(text or table.read_text())
+        assert inference.main(folder) == 0
+        assert (", 1 skipped" in capsys.readouterr().out) == bool(n_skipped)  # the table is one of the settings
+    with pytest.raises(SystemExit) as stop:
+        inference.main([*command, "--detection_thresholds", "0.5", "Sirene=0.2"])
+    assert stop.value.code == 2
+    assert "'Sirene': the model has no such class; did you mean Siren" in capsys.readouterr().err
+
+
 def test_the_picture_with_true_events(tone_model, audio_file, tmp_path):
     (tmp_path / "true.tsv").write_text(
         "filename\tonset\toffset\tevent_label\nstreet corner.wav\t1\t2\t/m/01v_m0\n", encoding="utf-8"
