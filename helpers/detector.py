@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +44,11 @@ class Failure:
 
 @dataclass
 class _Open:
-    """A job on its way: its pass, how many windows wait for the network, its end once it is known, what failed."""
+    """A job on its way: its pass, the windows that wait for the network, and what failed there."""
 
     clip: ClipPass
-    waiting: int = 0
-    end: End | None = None
-    error: UserError | None = None  # of the network
+    batch: list[Window] = field(default_factory=list)
+    error: UserError | None = None
 
 
 class Detector:
@@ -174,7 +173,10 @@ class Detector:
         make_sink: Callable[[Job], ScoreSink | None] = lambda _: None,
         on_window: Callable[[Job, int], None] = lambda _, __: None,
     ) -> Iterator[tuple[Job, Detection | Failure]]:
-        """Find the events of many audios; batches are filled across them, and reading runs beside the network.
+        """Find the events of many audios; reading runs beside the network.
+
+        A batch holds windows of one audio. In batches of other sizes the last digits of scores differ, and filled
+        across audios they would depend on which was read first; so each gets what it gets alone, in any run.
 
         Arguments:
             jobs: taken one by one, as the readers get to them.
@@ -183,38 +185,44 @@ class Detector:
             make_sink: gives the `on_scores` of each job.
             on_window: told the job and the first frame of each window that has been computed.
         Yields:
-            Each job with its result as soon as that is known; a file that cannot be read gives a `Failure`.
+            Each job with its result as soon as that is known, in the same order in every run; a file that cannot be
+            read gives a `Failure`.
         """
-        plan, size = self.plan, self.options.batch_size
         running: dict[Job, _Open] = {}
-        batch: list[Window] = []
-        for item in read_jobs(jobs, plan, n_threads=n_threads, depth=2 * size):
+        for item in read_jobs(jobs, self.plan, n_threads=n_threads, depth=2 * self.options.batch_size):
             job = item.job
             if job not in running:
-                clip = ClipPass(job.name, plan, self.decoding, job.channel, keep_scores, make_sink(job))
-                running[job] = _Open(clip)
-            if isinstance(item, End):
-                running[job].end = item
+                running[job] = _Open(
+                    ClipPass(job.name, self.plan, self.decoding, job.channel, keep_scores, make_sink(job))
+                )
+            if isinstance(item, Window):
+                self._take(item, running[job], on_window)
             else:
-                running[job].waiting += 1
-                batch.append(item)
-            if len(batch) == size:
-                self._run(batch, running, on_window)
-                batch = []
-            yield from _take_finished(running)
-        self._run(batch, running, on_window)
-        yield from _take_finished(running)
+                yield job, self._finish(item, running.pop(job), on_window)
 
-    def _run(self, batch: list[Window], running: dict[Job, _Open], on_window: Callable[[Job, int], None]) -> None:
-        """Compute a batch and hand the scores to the jobs; one that has failed meanwhile is no longer there."""
-        for length in sorted({len(window.samples) for window in batch}):
-            equal = [window for window in batch if len(window.samples) == length]
-            strong, weak = self.scores(np.stack([window.samples for window in equal]))
-            for window, frames, tags in zip(equal, strong, weak, strict=True):
-                if window.job in running:
-                    running[window.job].waiting -= 1
-                    _add(running[window.job], window, frames, tags)
-                    on_window(window.job, window.start)
+    def _take(self, window: Window, entry: _Open, on_window: Callable[[Job, int], None]) -> None:
+        entry.batch.append(window)
+        if len(entry.batch) == self.options.batch_size:
+            self._run(entry, on_window)
+
+    def _finish(self, end: End, entry: _Open, on_window: Callable[[Job, int], None]) -> Detection | Failure:
+        if end.error is None:
+            self._run(entry, on_window)
+        error = end.error or entry.error
+        return entry.clip.finish(end.n_samples, end.notes) if error is None else Failure(end.job.name, error)
+
+    def _run(self, entry: _Open, on_window: Callable[[Job, int], None]) -> None:
+        """Compute the windows of a job that wait, and hand their scores to it, until some are no numbers."""
+        batch, entry.batch = entry.batch, []
+        if not batch or entry.error is not None:
+            return
+        strong, weak = self.scores(np.stack([window.samples for window in batch]))
+        for window, frames, tags in zip(batch, strong, weak, strict=True):
+            if not np.isfinite(frames).all():
+                entry.error = UserError(f"'{window.job.name}': {NO_NUMBERS}")
+                return
+            entry.clip.add(window.start, frames, tags)
+            on_window(window.job, window.start)
 
     def scores(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of the kept classes per frame [B, C, T], and of all tags [B, Cw], of windows [B, N]."""
@@ -253,24 +261,3 @@ def _thresholds(
     if given:
         require_one_number(numbers)
     return {**given, **named}
-
-
-def _add(entry: _Open, window: Window, frames: np.ndarray, tags: np.ndarray) -> None:
-    """Hand the scores of a window to its job, unless they or those of an earlier window are no numbers."""
-    if not np.isfinite(frames).all():
-        entry.error = UserError(f"'{window.job.name}': {NO_NUMBERS}")
-    if entry.error is None:
-        entry.clip.add(window.start, frames, tags)
-
-
-def _take_finished(running: dict[Job, _Open]) -> Iterator[tuple[Job, Detection | Failure]]:
-    """Take out the jobs that have ended and wait for nothing."""
-    for job, entry in list(running.items()):
-        if entry.end is None or (entry.waiting and entry.end.error is None):
-            continue
-        del running[job]
-        error = entry.end.error or entry.error
-        if error is not None:
-            yield job, Failure(job.name, error)
-        else:
-            yield job, entry.clip.finish(entry.end.n_samples, entry.end.notes)

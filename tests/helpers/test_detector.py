@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 import soundfile
@@ -215,6 +218,45 @@ def test_many_audios_give_what_each_gives_alone(n_threads, batch_size):
         if i not in (5, 23):
             assert list(results[i].events) == list(detector.detect(job.source).events)
             assert results[i].name == f"audio {i}"
+
+
+class Unsteady(ToneModel):
+    """As runtimes do, gives slightly other scores in batches of another size, or at another place in the batch."""
+
+    def forward(self, mel):
+        strong, weak = super().forward(mel)
+        place = torch.arange(len(mel), dtype=torch.float32) + 10 * len(mel)
+        return strong + 1e-4 * place[:, None, None], weak
+
+
+def slow_jobs(jobs, order: int):
+    """Jobs whose reading takes longer for other ones each time."""
+    random = np.random.default_rng(order)
+    for job in jobs:
+        time.sleep(0.02 * random.random())
+        yield job
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_the_same_command_gives_the_same_scores_in_the_same_order(n_threads):
+    detector = Detector(Unsteady(), batch_size=4)
+    runs = [
+        list(detector.detect_many(slow_jobs(many_jobs(16, {5}), order), n_threads=n_threads, keep_scores=True))
+        for order in range(3)
+    ]
+    orders = [[job.key for job, _ in run] for run in runs]
+    assert orders[0] == orders[1] == orders[2] and sorted(orders[0]) == list(range(16))
+    for one, other in itertools.pairwise(runs):
+        for (_, a), (_, b) in zip(one, other, strict=True):
+            assert isinstance(a, Failure) or a.scores.tobytes() == b.scores.tobytes()
+    alone = {
+        job.key: detector.detect(job.source, keep_scores=True).scores.tobytes()
+        for job in list(many_jobs(16, set()))[::3]
+    }
+    found = {job.key: result.scores.tobytes() for job, result in runs[0] if job.key in alone}
+    assert found == alone  # what --skip_existing leaves of a run gets the same scores, too
+    other_batches = Detector(Unsteady(), batch_size=3).detect(list(many_jobs(4, set()))[3].source, keep_scores=True)
+    assert other_batches.scores.tobytes() != alone[3]  # so that these scores do depend on their batches
 
 
 def test_reading_stays_a_bounded_number_of_windows_ahead():

@@ -245,6 +245,22 @@ def test_an_interrupted_run_goes_on(tone_model, tmp_path, capsys, monkeypatch):
     assert "0 files, 18 skipped" in capsys.readouterr().out
 
 
+def test_the_same_command_writes_the_same_bytes(tone_model, tmp_path):
+    make_folder(tmp_path / "in", 19)
+    formats = ["--format", "csv", "json", "scores_tsv", "--report"]
+
+    def written(out: Path) -> dict[str, bytes]:
+        files = (p for p in out.rglob("*") if p.is_file() and not p.name.startswith("."))
+        return {p.relative_to(out).as_posix(): p.read_bytes() for p in files}
+
+    for name in ("one", "two"):
+        run_folder(tmp_path / "in", tmp_path / name, *formats)
+    first = written(tmp_path / "one")
+    assert len(first) > 3 * 18 and first == written(tmp_path / "two")
+    run_folder(tmp_path / "in", tmp_path / "other", *formats, "--median_window=3")
+    assert first != written(tmp_path / "other")
+
+
 def test_what_was_done_under_other_settings_is_done_again(tone_model, tmp_path, capsys):
     make_folder(tmp_path / "in", 4)
     (tmp_path / "in" / "0" / "file 000.wav").unlink()
