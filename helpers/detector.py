@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
@@ -56,6 +57,9 @@ class Detector:
 
     For the events of a file: `Detector("fmn10", seq_model_type="tf").detect("street.mp3").events`.
 
+    Several threads may use one detector: what belongs to a call is kept in that call, and the network computes for one
+    thread at a time. For more speed, let `detect_many` read in several threads, or give each process a detector.
+
     Arguments:
         model: the name of a backbone with released weights, or a module with `mel_forward`, `forward`, `labels`,
             or a `Backend`.
@@ -102,12 +106,17 @@ class Detector:
         length = self.backend.length
         if length is not None and length != self.options.plan.window_samples:
             refuse("window", self.options.window, f"this exported model takes {length / SAMPLE_RATE:g} s")
+        self.lock = threading.Lock()  # runtimes do not promise to compute for several threads at once
         self.plan = replace(self.options.plan, pad_short=length is not None)
         self._all_classes = class_names(self.backend.labels)
         self._kept = select_classes(self._all_classes, self.options.include, self.options.exclude)
         self._keeps_all = len(self._kept) == len(self._all_classes)
         self.decoding = self._make_decoding([self._all_classes[i] for i in self._kept])
         self.classes = self.decoding.classes
+
+    def __repr__(self) -> str:
+        thresholds = ", ".join(self.decoding.thresholds)
+        return f"Detector({self.backend.name}, {len(self.classes)} classes, thresholds: {thresholds})"
 
     def _make_decoding(self, classes: Sequence[ClassName]) -> Decoding:
         """What the options say, and where they are silent what the checkpoint says."""
@@ -140,7 +149,7 @@ class Detector:
         self,
         source: Source | np.ndarray,
         *,
-        sample_rate: int = SAMPLE_RATE,
+        sample_rate: int | None = None,
         channel: int | None = None,
         keep_scores: bool = False,
         on_scores: ScoreSink | None = None,
@@ -149,14 +158,19 @@ class Detector:
 
         Arguments:
             source: a path, `Audio`, or samples, floats [n] or [n, channels] in [-1, 1].
-            sample_rate: of samples, Hz.
+            sample_rate: of samples, Hz; samples do not say it, and at a wrong one everything sounds different.
             channel: of the audio, counted from 0; None: the mean of all.
             keep_scores: put the frame scores [C, T] into the result (45 KB per second for 447 classes).
             on_scores: called with each block of frame scores [C, t], in order, for scores too long to keep.
         Raises:
-            UserError: the source cannot be read.
+            UserError: the source cannot be read, or samples come without their rate.
         """
-        if not isinstance(source, (str, PathLike, Audio, PipedAudio)):
+        if isinstance(source, (str, PathLike, Audio, PipedAudio)):
+            if sample_rate is not None:
+                raise UserError("sample_rate is for samples in an array: a file says its own; leave it out")
+        else:
+            if sample_rate is None:
+                raise UserError("detect(array) needs the rate of the samples: detect(array, sample_rate=48_000)")
             source = Audio(source, sample_rate)
         job = Job(source, channel)
         _, result = next(self.detect_many([job], keep_scores=keep_scores, make_sink=lambda _: on_scores))
@@ -226,7 +240,8 @@ class Detector:
 
     def scores(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of the kept classes per frame [B, C, T], and of all tags [B, Cw], of windows [B, N]."""
-        strong, weak = self.backend(windows)
+        with self.lock:
+            strong, weak = self.backend(windows)
         expected = (len(self.backend.labels), windows.shape[1] // self.plan.samples_per_frame)
         if strong.shape[1:] != expected:
             raise ValueError(f"expected scores [B, {expected[0]}, {expected[1]}], the model gave {strong.shape}")

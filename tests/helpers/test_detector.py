@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from errors import UserError
 from helpers.audio_reader import Audio
 from helpers.detection import Smoother
 from helpers.detector import Detector, Failure
+from helpers.events import RECORD_FIELDS
 from helpers.pipeline import Job
 from tests.tone_model import ToneModel, tones
 
@@ -111,7 +115,61 @@ def test_arrays_are_audio(detector):
         expected = detector.detect(Audio(samples, rate))
         for array in (samples, torch.from_numpy(samples), np.stack([samples, samples], axis=1)):
             close(found(detector.detect(array, sample_rate=rate)), found(expected), 1e-6)
-    assert len(found(detector.detect(tones(25, EVENTS)))) == len(EVENTS)
+    with pytest.raises(UserError, match="needs the rate of the samples"):
+        detector.detect(tones(25, EVENTS))
+    with pytest.raises(UserError, match="sample_rate is for samples"):
+        detector.detect(Audio(tones(1, [])), sample_rate=8000)
+
+
+def test_what_a_detection_says_of_itself(detector):
+    detection = detector.detect(Audio(tones(25, EVENTS), name="day/street.wav"))
+    assert repr(detection) == "Detection('day/street.wav', 25.00 s, events: 4 above 0.1, 4 above 0.2, 4 above 0.5)"
+    assert re.fullmatch(r"EventTable\(4 events of 3 classes, [\d.]+ to 24\.\d+ s\)", repr(detection.events))
+    assert repr(detector) == "Detector(ToneModel, 4 classes, thresholds: 0.1, 0.2, 0.5)"
+    none = detector.detect(Audio(tones(1, []))).events
+    assert repr(none) == "EventTable(no events)" and none.to_json() == "[]" and none.to_dataframe().empty
+    assert list(none.to_dataframe().columns) == list(detection.events.to_dataframe().columns)
+
+
+def test_events_as_records_json_and_data_frames(detector):
+    detection = detector.detect(Audio(tones(25, EVENTS), name="day/street.wav"))
+    frame = detection.to_dataframe()
+    assert list(frame.columns) == list(RECORD_FIELDS) and len(frame) == 12
+    assert set(frame.filename) == {"street.wav"} and set(frame.channel) == {"mix"}
+    high = frame[frame.threshold_name == "0.5"]
+    assert [(e.onset, e.offset, e.label) for e in high.itertuples()] == [
+        (pytest.approx(on, abs=1e-3), pytest.approx(off, abs=1e-3), label) for on, off, label in found(detection)
+    ]
+    content = json.loads(detection.to_json())
+    assert content["thresholds"] == {"0.1": 0.1, "0.2": 0.2, "0.5": 0.5} and content["duration"] == 25
+    assert [list(event) for event in content["events"]["0.5"]] == [list(RECORD_FIELDS)] * 4
+    assert all(isinstance(e["threshold"], float) for e in content["events"]["0.5"])
+    assert json.loads(detection.events.to_json())[0]["label"] == detection.events[0].label
+    own = Detector(ToneModel(), thresholds={"Siren": 0.75}).detect(Audio(tones(25, EVENTS)), channel=0)
+    assert own.to_dict()["thresholds"]["class"]["Siren"] == 0.75 and own.to_dict()["channel"] == 1
+    assert {e["threshold"] for e in own.to_dict()["events"]["class"]} == {0.5, 0.75}
+
+
+class OneAtATime(ToneModel):
+    """Fails when two threads compute at once, as some runtimes do."""
+
+    busy = False
+
+    def forward(self, mel):
+        assert not self.busy
+        self.busy = True
+        time.sleep(0.005)
+        self.busy = False
+        return super().forward(mel)
+
+
+def test_threads_may_share_a_detector():
+    detector = Detector(OneAtATime(), batch_size=1, detection_thresholds=[0.5])
+    sources = [Audio(tones(12, [(i + 1.0, i + 2.0, "Siren")])) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(detector.detect, sources))
+    for i, result in enumerate(results):
+        close(found(result), [(i + 1.0, i + 2.0, "Siren")], 0.081)
 
 
 def test_one_channel_can_be_chosen(detector):

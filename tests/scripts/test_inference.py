@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 
 import inference
+from helpers.event_files import CSV_COLUMNS
 from tests.tone_model import ToneModel, tones
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -413,14 +415,28 @@ def test_a_stream_on_the_command_line(tone_model, audio_file, monkeypatch, capsy
     ]  # fmt: skip
     np.testing.assert_allclose([e["time"] for e in events], [1, 2, 8.8, 12], atol=0.041)
     assert "at most 2.16 s after the sound" in captured.err
+    assert {e["filename"] for e in events} == {"stdin" if source == "-" else audio_file.name}
+    assert list(events[0])[2:] == list(CSV_COLUMNS) and events[0]["threshold"] == 0.5 and "clock" not in events[0]
     monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
     assert inference.main(["--stream", word, "--detection_thresholds", "0.5"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["1.000", "onset", "Sine"]
 
 
+@pytest.mark.parametrize("options", [[], ["--format=jsonl"]])
+def test_the_time_of_day_of_a_live_stream(tone_model, audio_file, monkeypatch, capsys, options):
+    monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
+    before = datetime.now(timezone.utc)
+    assert inference.main(["--stream=-", "--detection_thresholds=0.5", "--stream_clock", *options]) == 0
+    line = capsys.readouterr().out.splitlines()[2]  # the siren begins
+    word = json.loads(line)["clock"] if options else line.split()[0]
+    late = (datetime.fromisoformat(word.replace("Z", "+00:00")) - before).total_seconds()
+    assert 8.8 - 1.0 < late < 8.8 + 5.0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--stream_clock"], "--stream_clock is True: a file says nothing of the time of day"),
         (["--raw=16000"], "--raw is 16000: only standard input"),
         (["--channels=each"], "--channels is each"),
         (["--format", "csv", "jsonl"], "--format is csv jsonl"),
