@@ -3,9 +3,9 @@
     python -m data_util.synthetic --out DIR --train 480 --eval 96 --seed 0
     python -m data_util.synthetic --out DIR --layout dcase2016task2
 
-Writes the three HDF5 files (32 kHz MP3), both label TSVs and `synthetic.json`, which records the request: the same
-request again finds its files and does nothing. The same seed gives the same bytes. `--layout` chooses the layout of a
-downstream task instead: see `data_util.synthetic_layouts`.
+Writes the three HDF5 files (32 kHz MP3), both label TSVs, `eval_durations.csv` and `synthetic.json`, which records the
+request: the same request again finds its files and does nothing. The same seed gives the same bytes. `--layout` chooses
+the layout of a downstream task instead: see `data_util.synthetic_layouts`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHIFT_SECONDS = 1.0  # largest shift of a noisy label
 EVENTS_PER_CLIP = (1, 6)
 _EVENT_COUNT_ODDS = (1, 2, 4, 4, 2, 1)
 _NOISE_FLOOR = (-66.0, -54.0)  # dBFS
-_FORMAT = 4  # raise it when the same request gives other bytes
+_FORMAT = 5  # raise it when the same request gives other bytes
 
 Event = tuple[float, float, str]  # onset s, offset s, MID
 
@@ -178,7 +178,8 @@ def make_dataset(out: Path, request: Request, *, overwrite: bool = False, worker
     }
     tables = {split: out / f"audioset_{split}_strong.tsv" for split in ("train", "eval")}
     files = {part: out / f"{part}_segments_mp3.hdf" for part in parts}
-    if not _must_write(out, request, [*files.values(), *tables.values()], overwrite):
+    durations = out / "eval_durations.csv"
+    if not _must_write(out, request, [*files.values(), *tables.values(), durations], overwrite):
         return False
     (out / MANIFEST).unlink(missing_ok=True)  # comes back last: a set without it is not whole
     events: dict[str, list[tuple[str, Event]]] = {"train": [], "eval": []}
@@ -195,6 +196,9 @@ def make_dataset(out: Path, request: Request, *, overwrite: bool = False, worker
     rng = np.random.default_rng([request.seed, 3])
     _write_tsv(tables["train"], _disturb(events["train"], request.label_noise, rng))
     _write_tsv(tables["eval"], events["eval"])
+    with replacing(durations) as temporary:
+        lines = (f"Y{make_ytid(request.seed, 'eval', i)},{CLIP_SECONDS:g}\n" for i in range(request.eval))
+        temporary.write_text("".join(lines), encoding="utf-8")
     with replacing(out / MANIFEST) as temporary:
         temporary.write_text(json.dumps(asdict(request), indent=2) + "\n", encoding="utf-8")
     return True

@@ -17,12 +17,10 @@ import numpy as np
 from errors import UserError
 from helpers.classes import ClassName
 from helpers.detection import Detection
-from helpers.events import Event
+from helpers.events import RECORD_FIELDS, Event, make_record, to_json
 from helpers.outputs import OutputFolder, seconds
 
-CSV_COLUMNS = (
-    "filename", "channel", "onset", "offset", "label", "mid", "mean_score", "peak_score", "threshold_name", "threshold",
-)  # fmt: skip
+CSV_COLUMNS = RECORD_FIELDS
 HIGHEST_HZ = 8000  # the models hear 16 kHz audio
 
 Tags = list[tuple[ClassName, float]]
@@ -141,20 +139,8 @@ def _write_csv(path: Path, contents: Contents) -> None:
 
 def _record(contents: Contents, threshold_name: str, event: Event) -> dict[str, object]:
     """One event in the columns of the CSV and Parquet files."""
-    channel = contents.detection.channel
-    values = (
-        contents.filename,
-        "mix" if channel is None else str(channel + 1),
-        float(seconds(event.onset)),
-        float(seconds(event.offset)),
-        event.label,
-        event.mid,
-        round(event.mean_score, 4),
-        round(event.peak_score, 4),
-        threshold_name,
-        round(event.threshold, 4),
-    )
-    return dict(zip(CSV_COLUMNS, values, strict=True))
+    record = make_record(event, contents.filename, contents.detection.channel, threshold_name)
+    return {**record, "channel": str(record["channel"])}  # one type for the column
 
 
 def records(contents: Contents) -> Iterator[dict[str, object]]:
@@ -162,30 +148,17 @@ def records(contents: Contents) -> Iterator[dict[str, object]]:
     return (_record(contents, name, event) for name, event in contents.rows())
 
 
-def _about(contents: Contents) -> dict[str, object]:
-    detection = contents.detection
-    channel = "mix" if detection.channel is None else detection.channel + 1
-    return {"filename": contents.filename, "duration": round(detection.duration, 6), "channel": channel}
-
-
 @_format("json", "{}.json", per_threshold=False)
 def _write_json(path: Path, contents: Contents) -> None:
     """One object: the audio, its tags, and a list of events for each threshold."""
-    drop = {"filename", "channel", "threshold_name"}
-    lists = {
-        name: [{k: v for k, v in _record(contents, name, e).items() if k not in drop} for e in table]
-        for name, table in contents.detection.tables.items()
-    }
-    tags = [{"label": name.label, "mid": name.mid, "probability": round(p, 4)} for name, p in contents.tags]
-    text = json.dumps({**_about(contents), "tags": tags, "events": lists}, ensure_ascii=False, indent=1)
-    _write_text(path, text + "\n")
+    content = contents.detection.to_dict(contents.filename, contents.tags)
+    _write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 @_format("jsonl", "{}.jsonl", per_threshold=False)
 def _write_jsonl(path: Path, contents: Contents) -> None:
-    """One event per line, in the columns of the CSV files."""
-    lines = (json.dumps(_record(contents, name, event), ensure_ascii=False) for name, event in contents.rows())
-    _write_text(path, "".join(line + "\n" for line in lines))
+    """One event per line, in the fields of the JSON files."""
+    _write_text(path, "".join(to_json(record) + "\n" for record in contents.detection.records(contents.filename)))
 
 
 @_format("audacity", "{}.audacity.txt", per_threshold=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from helpers.audio_reader import SAMPLE_RATE
 from helpers.detection import CLASS_THRESHOLDS, Detection
 from helpers.detector import Detector, Failure
 from helpers.event_files import Contents, best_tags
-from helpers.events import FRAME_RATE
+from helpers.events import FRAME_RATE, to_json
 from helpers.inputs import SUMMARY
 from helpers.joined import COUNTS_FILE, EVENTS_FILE, JoinedEvents
 from helpers.journal import Journal
@@ -26,6 +27,7 @@ from helpers.outputs import format_table
 from helpers.pipeline import Job
 from helpers.progress import Progress, clock
 from helpers.results import N_TAGS, ResultWriter, Summary
+from helpers.streaming import clock_time
 
 if TYPE_CHECKING:
     from helpers.streaming import EventStream, StreamEvent
@@ -114,7 +116,36 @@ def listen_to_many(
     return _report(summary, progress, writer.folder.path)
 
 
-def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], *, as_json: bool = False) -> int:
+@dataclass(frozen=True)
+class StreamLines:
+    """How the onsets and offsets of a stream look on the screen.
+
+    Arguments:
+        filename: what the stream is called in JSON.
+        channel: counted from 0; None: the mean of all.
+        as_json: lines of JSON in place of text.
+        started: the moment of its first sample, for the time of day; None: without it.
+    """
+
+    filename: str = "stream"
+    channel: int | None = None
+    as_json: bool = False
+    started: datetime | None = None
+
+    def line(self, event: StreamEvent) -> str:
+        """An onset or offset as text, or as the JSON that docs/detection.md describes."""
+        if self.as_json:
+            return to_json(event.to_dict(self.filename, self.channel, self.started))
+        moment = "" if self.started is None else f"{clock_time(self.started, event.time)}  "
+        about = f"{event.label}  (above {_above(event)}, {event.mean_score:.2f})"
+        return f"{moment}{event.time:10.3f}  {event.kind:<6}  {about}"
+
+
+def _above(event: StreamEvent) -> str:
+    return f"{event.threshold:g}" if event.threshold_name == CLASS_THRESHOLDS else event.threshold_name
+
+
+def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], lines: StreamLines) -> int:
     """Samples at 16 kHz as they come: each onset and offset on a line once it is certain, until the end or Ctrl-C."""
     known = f"events are known at most {stream.latency:.2f} s after the sound passes their threshold"
     print(f"listening; {known}", file=sys.stderr, flush=True)
@@ -122,11 +153,11 @@ def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], *, as_js
         try:
             for block in blocks:
                 for i in range(0, len(block), SAMPLE_RATE):
-                    _show(stream.push(block[i : i + SAMPLE_RATE]), as_json)
+                    _show(stream.push(block[i : i + SAMPLE_RATE]), lines)
         except KeyboardInterrupt:
             pass
         finally:  # also where the audio breaks off
-            _show(stream.finish(), as_json)
+            _show(stream.finish(), lines)
     except BrokenPipeError:  # whoever read the events has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -138,15 +169,9 @@ def print_notes(name: str, notes: Sequence[str]) -> None:
         print(f"{name}: {note}", file=sys.stderr)
 
 
-def _show(events: Sequence[StreamEvent], as_json: bool) -> None:
+def _show(events: Sequence[StreamEvent], lines: StreamLines) -> None:
     for event in events:
-        about = f"{event.label}  (above {event.threshold}, {event.mean_score:.2f})"
-        text = (
-            json.dumps(event._asdict(), ensure_ascii=False)
-            if as_json
-            else f"{event.time:10.3f}  {event.kind:<6}  {about}"
-        )
-        print(text, flush=True)
+        print(lines.line(event), flush=True)
 
 
 def _how_to_resume(writer: ResultWriter, summary: Summary, n_jobs: int) -> str:

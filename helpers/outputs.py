@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from atomic import unfinished
 from data_util.clip_names import ClipNames, fullest_names
 from errors import UserError, reading
-from helpers.events import Event, EventTable
+from helpers.events import Event, EventTable, rounded_down
 
 _LEDGER = ".efficientsed.jsonl"
 
@@ -99,7 +98,7 @@ def checksum(path: Path) -> str:
 
 def seconds(time: float) -> str:
     """A time with milliseconds, rounded down, so that no event ends after its audio."""
-    return f"{math.floor(time * 1000 + 1e-6) / 1000:.3f}"
+    return f"{rounded_down(time):.3f}"
 
 
 def format_table(events: EventTable, limit: int | None = None) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 
 import inference
+from helpers.event_files import CSV_COLUMNS
 from tests.lock_holder import written_by_another
 from tests.tone_model import ToneModel, tones
 
@@ -66,6 +68,26 @@ def test_published_thresholds_give_three_lists(tone_model, audio_file, tmp_path,
     names = sorted(p.name for p in (tmp_path / "out").glob("*.tsv"))
     assert names == [f"street corner.above{t}.tsv" for t in ("0.1", "0.2", "0.5")]
     assert capsys.readouterr().out.count("events above") == 3
+
+
+def test_a_class_has_its_own_threshold(tone_model, audio_file, tmp_path, capsys):
+    table = tmp_path / "thresholds.csv"
+    table.write_text("label,threshold\nSiren,1\n")
+    command = [f"--audio_file={audio_file}", f"--out={tmp_path / 'out'}"]
+    for options in (["--detection_thresholds", "0.5", "Siren=1"], [f"--thresholds={table}"]):
+        assert inference.main([*command, *options]) == 0
+        assert "1 events above the thresholds of their classes" in capsys.readouterr().out
+        found = pd.read_csv(tmp_path / "out" / "street corner.tsv", sep="\t")
+        assert found.event_label.tolist() == ["Sine wave"]
+    folder = [*command, f"--thresholds={table}", "--skip_existing"]
+    for text, n_skipped in (("label,threshold\nSiren,1\n", 0), ("", 1), ("label,threshold\nSiren,0.5\n", 0)):
+        table.write_text(text or table.read_text())
+        assert inference.main(folder) == 0
+        assert (", 1 skipped" in capsys.readouterr().out) == bool(n_skipped)  # the table is one of the settings
+    with pytest.raises(SystemExit) as stop:
+        inference.main([*command, "--detection_thresholds", "0.5", "Sirene=0.2"])
+    assert stop.value.code == 2
+    assert "'Sirene': the model has no such class; did you mean Siren" in capsys.readouterr().err
 
 
 def test_the_picture_with_true_events(tone_model, audio_file, tmp_path):
@@ -253,6 +275,22 @@ def test_an_interrupted_run_goes_on(tone_model, tmp_path, capsys, monkeypatch):
     assert joined == (out / "events.csv").read_bytes()
 
 
+def test_the_same_command_writes_the_same_bytes(tone_model, tmp_path):
+    make_folder(tmp_path / "in", 19)
+    formats = ["--format", "csv", "json", "scores_tsv", "--report"]
+
+    def written(out: Path) -> dict[str, bytes]:
+        files = (p for p in out.rglob("*") if p.is_file() and not p.name.startswith("."))
+        return {p.relative_to(out).as_posix(): p.read_bytes() for p in files}
+
+    for name in ("one", "two"):
+        run_folder(tmp_path / "in", tmp_path / name, *formats)
+    first = written(tmp_path / "one")
+    assert len(first) > 3 * 18 and first == written(tmp_path / "two")
+    run_folder(tmp_path / "in", tmp_path / "other", *formats, "--median_window=3")
+    assert first != written(tmp_path / "other")
+
+
 def test_what_was_done_under_other_settings_is_done_again(tone_model, tmp_path, capsys):
     make_folder(tmp_path / "in", 4)
     (tmp_path / "in" / "0" / "file 000.wav").unlink()
@@ -411,14 +449,28 @@ def test_a_stream_on_the_command_line(tone_model, audio_file, monkeypatch, capsy
     ]  # fmt: skip
     np.testing.assert_allclose([e["time"] for e in events], [1, 2, 8.8, 12], atol=0.041)
     assert "at most 2.16 s after the sound" in captured.err
+    assert {e["filename"] for e in events} == {"stdin" if source == "-" else audio_file.name}
+    assert list(events[0])[2:] == list(CSV_COLUMNS) and events[0]["threshold"] == 0.5 and "clock" not in events[0]
     monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
     assert inference.main(["--stream", word, "--detection_thresholds", "0.5"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["1.000", "onset", "Sine"]
 
 
+@pytest.mark.parametrize("options", [[], ["--format=jsonl"]])
+def test_the_time_of_day_of_a_live_stream(tone_model, audio_file, monkeypatch, capsys, options):
+    monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
+    before = datetime.now(timezone.utc)
+    assert inference.main(["--stream=-", "--detection_thresholds=0.5", "--stream_clock", *options]) == 0
+    line = capsys.readouterr().out.splitlines()[2]  # the siren begins
+    word = json.loads(line)["clock"] if options else line.split()[0]
+    late = (datetime.fromisoformat(word.replace("Z", "+00:00")) - before).total_seconds()
+    assert 8.8 - 1.0 < late < 8.8 + 5.0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--stream_clock"], "--stream_clock is True: a file says nothing of the time of day"),
         (["--raw=16000"], "--raw is 16000: only standard input"),
         (["--channels=each"], "--channels is each"),
         (["--format", "csv", "jsonl"], "--format is csv jsonl"),

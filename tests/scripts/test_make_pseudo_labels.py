@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ import make_pseudo_labels
 from data_util.audioset import AudioSetStrong
 from data_util.pseudo_labels import open_pseudo_labels
 from errors import UserError
+from helpers import psds_command
 from helpers.pseudo_labelling import Ensemble, PartFolder, fingerprint
 from models import create_model, load_model
 from models.checkpoints import METADATA_KEY
@@ -269,3 +272,43 @@ def test_mistakes(
     with pytest.raises(SystemExit) as stop:
         make_pseudo_labels.main([f"--data_dir={synthetic_dir}", f"--out={tmp_path / 'x.hdf'}", *arguments])
     assert stop.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_the_readme_compares_two_models_as_it_says(
+    tiny_dir: Path, teachers: list[Path], tmp_path: Path, capsys
+) -> None:
+    """The commands of README, "Compare two models", with DIR and the teachers filled in."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("### Compare two models", 1)[1].split("```")[1].replace("\\\n", " ")
+    lines = [line.partition("   #")[0] for line in section.strip().splitlines()]
+    assert [line.split()[:3] for line in lines][2] == ["python", "-m", "helpers.psds"]
+    names = {"DIR": tiny_dir, "runs/my_run/best.ckpt": teachers[0], "runs/other_run/best.ckpt": teachers[1]}
+    names |= {name: tmp_path / name for name in ("mine.hdf", "other.hdf", "comparison")}
+    for old, new in names.items():
+        lines = [re.sub(rf"(?<=[= ]){re.escape(old)}(?=[/ ]|$)", str(new), line) for line in lines]
+    for line in lines[:2]:
+        make_pseudo_labels.main([*shlex.split(line)[2:], "--accelerator=cpu", "--num_workers=0", "--batch_size=4"])
+    compare = [*shlex.split(lines[2])[3:], "--bootstrap=5"]
+    psds_command.main(compare)
+    without = capsys.readouterr().out
+    psds_command.main([*compare, f"--durations={tiny_dir / 'eval_durations.csv'}", "--overwrite"])
+
+    def figures(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith("  ")]
+
+    assert len(figures(without)) > 6 and figures(without) == figures(capsys.readouterr().out)
+
+
+def test_a_teacher_of_whole_clips_is_refused_before_any_work(
+    tiny_dir: Path, teachers: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = torch.load(teachers[0], weights_only=True)
+    paths = []
+    for name, more in (("weak", {"untrained": ["strong_head"]}), ("task", {"weak_labels": ["bark"]})):
+        paths.append(tmp_path / f"{name}.ckpt")
+        torch.save({**content, METADATA_KEY: {**content[METADATA_KEY], **more}}, paths[-1])
+    monkeypatch.setattr("models.checkpoints.fetch", lambda *_, **__: pytest.fail("nothing is downloaded"))
+    for teacher in (*paths, Path("mn10_as"), Path("fmn10_weak")):
+        with pytest.raises(UserError, match=r"it scores whole clips and has no trained head for frames"):
+            make_pseudo_labels.load_teacher(str(teacher))
+    assert make_pseudo_labels.load_teacher(str(teachers[0])).model_name == "fmn04"
