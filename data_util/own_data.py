@@ -108,25 +108,25 @@ def read_own_data(
         raise UserError(f"--audio is {audio}: there is no such folder")
     files = _find_audio(audio)
     quiet = _background(audio, files, background)
+    loud = [file for file in files if file not in set(quiet)]
     clip_labels = False
     notes: list[str] = []
-    if events is not None or (beside := files_beside(files)):
-        told: dict[str, list[str]] = {}
-        how = {"find": _finder(audio, files), "label_column": label_column, "notes": told}
-        if events is not None:
-            rows = read_events(events, group_column=group_column, **how)
-        else:
-            rows = [row for file, found in beside.items() for row in read_beside(found[0], _below(file, audio), **how)]
-            several = (found[0].name for found in beside.values() if len(found) > 1)
-            notes += _count(several, "recordings with several label files, of which one is used")
-        notes += [line for what, names in told.items() for line in (_count(names, what) or [what])]
-        by_file = _resolve(rows, audio, files, notes)
-        missing = [file for file in files if file not in by_file and file not in quiet]
-        notes += _count(missing, NOT_LISTED if events else "recordings without a label file, left out", audio)
+    told: dict[str, list[str]] = {}
+    how = {"find": _finder(audio, files), "label_column": label_column, "notes": told}
+    if events is not None:
+        rows = read_events(events, group_column=group_column, **how)
+        by_file = _by_file(rows, audio, files, told, notes)
+        notes += _count([file for file in loud if file not in by_file], NOT_LISTED, audio)
+    elif beside := files_beside(files):
+        rows = [row for file, found in beside.items() for row in read_beside(found[0], _below(file, audio), **how)]
+        if several := [found[0].name for found in beside.values() if len(found) > 1]:
+            told[SEVERAL] = several
+        by_file = _by_file(rows, audio, files, told, notes)
+        notes += _count([f for f in loud if f not in by_file], "recordings without a label file, left out", audio)
     elif label_column is not None:
         raise UserError(f"--label_column is {label_column}: there is no label file beside the recordings in {audio}")
     else:
-        by_file, notes = _class_folders(audio, [f for f in files if f not in quiet])
+        by_file, notes = _class_folders(audio, loud)
         clip_labels = True
     quiet = [f for f in quiet if f not in by_file]
     by_file |= {f: [Row(_below(f, audio), str(f))] for f in quiet}
@@ -134,6 +134,7 @@ def read_own_data(
     return _assemble(audio, by_file, clip_labels, notes, channel, strict)
 
 
+SEVERAL = "recordings with several label files, of which one is used"
 NOT_LISTED = (
     "recordings that are not in the table, left out (a line with the file name alone would say that nothing happens)"
 )
@@ -180,6 +181,14 @@ def _count(items: Iterable[object], what: str, audio: Path | None = None) -> lis
 
 
 # ---- which file a row means -----------------------------------------------------------------------------------
+
+
+def _by_file(
+    rows: Sequence[Row], audio: Path, files: Sequence[Path], told: dict[str, list[str]], notes: list[str]
+) -> dict[Path, list[Row]]:
+    """Rows by file; what readers told goes into the notes."""
+    notes += [line for what, names in told.items() for line in (_count(names, what) or [what])]
+    return _resolve(rows, audio, files, notes)
 
 
 def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: list[str]) -> dict[Path, list[Row]]:

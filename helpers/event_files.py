@@ -175,13 +175,13 @@ def _write_raven(path: Path, contents: Contents) -> None:
     """A selection table of Raven Pro and Raven Lite."""
     header = (
         "Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)",
-        "Begin File", "Annotation", "Score",
+        "Begin File", "File Offset (s)", "Annotation", "Score",
     )  # fmt: skip
     channel = (contents.detection.channel or 0) + 1
     rows: list[tuple[object, ...]] = []
     for i, e in enumerate(contents.detection.events, start=1):
         times = (f"{e.onset:.6f}", f"{e.offset:.6f}", "0.0", f"{HIGHEST_HZ:.1f}")
-        about = (_field(contents.filename), _field(e.label), f"{e.mean_score:.4f}")
+        about = (_field(contents.filename), f"{e.onset:.6f}", _field(e.label), f"{e.mean_score:.4f}")
         rows.append((i, "Spectrogram 1", channel, *times, *about))
     _write_text(path, _tab_separated(header, rows))
 

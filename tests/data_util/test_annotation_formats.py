@@ -257,6 +257,40 @@ def test_tables(audio: Path, variant: str, encoding: str) -> None:
     assert found(read_own_data(audio, path)) == EXPECTED
 
 
+HEADER = ("filename", "onset", "offset", "label")
+OWN: dict[str, tuple[Callable[[], str], dict | str]] = {
+    "spellings": (lambda: own(lambda k, label: (label, label.title(), label + " ")[k % 3]), "Beep, Hiss, beep, hiss"),
+    "a comma in quotes": (lambda: own(lambda k, label: f'"{label},loud"'), "beep,loud hiss,loud"),
+    "a class in one recording": (lambda: own() + "r03.wav,5.0,5.5,rare\n", "beep hiss rare"),
+    "points": (lambda: own(point="beep"), "without duration, left out: 4"),
+    "a class for each event": (lambda: own(lambda k, label: f"c{k}"), " ".join(f"c{k}" for k in range(2 * N))),
+}
+
+
+def own(name: Callable[[int, str], str] = lambda k, label: label, point: str = "") -> str:
+    rows = [
+        (f"{NAMES[i]}.wav", a, a if label == point else b, name(k, label))
+        for k, (i, a, b, label) in enumerate(PER_FILE)
+    ]
+    return lines([HEADER, *rows], ",")
+
+
+@pytest.mark.parametrize("variant", OWN)
+def test_odd_tables(audio: Path, variant: str) -> None:
+    """What is in them is read, and what is doubtful is told."""
+    text, expected = OWN[variant]
+    data = as_one(audio, "events.csv", text())
+    assert expected in " ".join(data.labels) or any(expected in note for note in data.notes)
+    assert len(data.recordings) == N
+
+
+def test_a_table_with_points_alone_or_clock_times_is_refused(audio: Path) -> None:
+    with pytest.raises(UserError, match="hold no event"):
+        as_one(audio, "events.csv", lines([HEADER, *((f"{NAMES[i]}.wav", a, a, x) for i, a, _, x in PER_FILE)], ","))
+    with pytest.raises(UserError, match=r"line 2: onset '00:00:00.50' is not a time in seconds"):
+        as_one(audio, "events.csv", lines([HEADER, ("r00.wav", "00:00:00.50", "00:00:01.50", "x")], ","))
+
+
 def test_points_and_commas_in_one_number_are_refused(audio: Path) -> None:
     with pytest.raises(UserError, match=r"line 2: onset '1.000,5' is not a time"):
         as_one(audio, "events.tsv", "filename\tonset\toffset\tlabel\nr00.wav\t1.000,5\t2\tx\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +274,13 @@ def test_what_inference_writes_can_be_read_back(audio: Path) -> None:
         data = read_own_data(audio)
         assert [r.events for r in data.recordings] == [((0.4, 0.8, "dog, big"),)]
         path.unlink()
+    both = [Contents(name, replace(contents.detection), []) for name in ("a.wav", "deep/c.ogg")]
+    tables = [write_events(OutputFolder(audio.parent), "raven", f"{i}", c)[0].read_text() for i, c in enumerate(both)]
+    combined = audio.parent / "combined.txt"
+    combined.write_text(tables[0] + tables[1].split("\n", 1)[1])
+    assert [(r.name, r.events) for r in read_own_data(audio, combined).recordings] == [
+        (name, ((0.4, 0.8, "dog, big"),)) for name in ("a.wav", "deep/c.ogg")
+    ]
     (audio / "a.wav").rename(audio / "deep" / "\u00e4 b+c#1&2.wav")
     contents = Contents("deep/\u00e4 b+c#1&2.wav", contents.detection, [])
     (path,) = write_events(OutputFolder(audio), "label_studio", "a", contents)

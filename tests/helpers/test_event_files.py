@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -220,6 +221,13 @@ def test_readers_of_other_projects(write, package):
         tracks = list(module.load_rttm(write("rttm")[1])["some_clip"].itertracks(yield_label=True))
         np.testing.assert_allclose([[segment.start, segment.end] for segment, _, _ in tracks], times(), atol=1e-9)
         assert [label for _, _, label in tracks] == labels(lambda text: "_".join(text.split()))
+
+
+def test_every_format_is_documented():
+    docs = (Path(__file__).parents[2] / "docs" / "detection.md").read_text()
+    for name, form in FORMATS.items():
+        assert f"`{name}`" in docs
+        assert f"`{form.file_name.format('NAME')}`" in docs
 
 
 def test_a_missing_package_is_named_with_its_command(write, monkeypatch):
