@@ -316,7 +316,7 @@ class TestPage:
             [count.total(), *(count[label] for label in labels)] for count in counts
         ]
         assert [int(n) for n in rows[1][1:]] == [
-            sum(column) for column in zip(*[[int(n) for n in r[1:]] for r in rows[2:]])
+            sum(column) for column in zip(*[[int(n) for n in r[1:]] for r in rows[2:]], strict=True)
         ]
         filter_classes = "const f = document.getElementById('class-filter'); f.value = 'siren'; f.oninput()"
         browser.run(filter_classes)
@@ -420,8 +420,8 @@ def test_long_names_are_readable(tmp_path, width, monkeypatch):
         browser.open(make_pages(tmp_path, recordings, detection_thresholds=[0.5])[0])
         browser.wait("return found.length === 3")
         assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
-        cut = "return [...document.querySelectorAll('nav button span')].filter((e) => e.scrollWidth > e.clientWidth + 1).length"
-        assert browser.run(cut) == 0
+        cut = "return [...document.querySelectorAll('nav button span')].filter((e) => e.scrollWidth > e.clientWidth)"
+        assert browser.run(cut) == []
         lines = browser.run("return nameLines(view.getContext('2d'), state.lanes[1].label, GUTTER - 16)")
         assert " ".join(lines) == "Eurasian blackcap (Sylvia atricapilla)" and len(lines) == (2 if width == 390 else 1)
         assert browser.run("return width()") > width / 2.2
