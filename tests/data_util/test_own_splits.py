@@ -23,11 +23,11 @@ def data_of(recordings: list[Recording], clip_labels: bool = False) -> OwnData:
     return OwnData(recordings, tuple(sorted({e[2] for r in recordings for e in r.events})), clip_labels)
 
 
-def sizes(splits) -> list[int]:
+def sizes(splits: dict[str, list[Recording]]) -> list[int]:
     return [len(splits[name]) for name in SPLITS]
 
 
-def classes_of(recordings) -> set[str]:
+def classes_of(recordings: list[Recording]) -> set[str]:
     return {label for r in recordings for *_, label in r.events}
 
 
@@ -39,7 +39,9 @@ def classes_of(recordings) -> set[str]:
     ("n_rare", "expected"),
     [(0, [18, 6, 6]), (10, [18, 6, 6]), (20, [20, 5, 5]), (25, None), (28, [28, 1, 1]), (30, [28, 1, 1])],
 )
-def test_a_common_class_and_a_class_of_its_own_in_some_recordings(n_rare: int, expected, seed: int) -> None:
+def test_a_common_class_and_a_class_of_its_own_in_some_recordings(
+    n_rare: int, expected: list[int] | None, seed: int
+) -> None:
     data = data_of([recording(f"r{i:02d}", "wind", *([f"sp{i:02d}"] if i < n_rare else [])) for i in range(30)])
     splits = split_recordings(data, val_share=0.2, test_share=0.2, seed=seed)
     assert all("wind" in classes_of(part) for part in splits.values())
