@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from data_util.clip_index import clip_id_of_name
+from data_util.hdf5_output import check_written
 from errors import UserError, one_line, reading
 
 N_TARGET_BYTES = 66  # 527 classes, bit-packed
@@ -158,6 +159,7 @@ class PackedRows:
 
     def __init__(self, file: h5py.File, names: Sequence[str]) -> None:
         """Make the entries `audio_name`, `mp3` and `target` in an open file; `names` without `.mp3`."""
+        self._file = file
         encoded = [f"{name}.mp3".encode() for name in names]
         width = max([NAME_BYTES, *map(len, encoded)])
         file.create_dataset("audio_name", data=np.array(encoded, f"S{width}"))
@@ -168,3 +170,4 @@ class PackedRows:
         """Store the bytes of a clip and its packed weak labels, uint8 [66]."""
         self._mp3[row] = np.frombuffer(mp3, np.uint8) if isinstance(mp3, bytes) else mp3
         self._target[row] = target
+        check_written(self._file)

@@ -28,6 +28,7 @@ import signals
 from atomic import replacing
 from data_util.clip_index import ClipIndex
 from data_util.hdf5_dataset import LazyHdf5, entry, open_hdf5, read_names, refuse_entry
+from data_util.hdf5_output import check_written, create_hdf5
 from data_util.labels import CLIP_FRAMES
 from data_util.logit_codec import decode_logits, encode_logits
 from data_util.processes import map_in_processes
@@ -198,6 +199,7 @@ class LogitsWriter:
         self._rows.resize(len(self.names), axis=0)
         for place, row in enumerate(rows, start=first):
             self._rows[place] = row
+            check_written(self._file)
 
 
 def compact(source: Path, out: Path, *, overwrite: bool = False, workers: int | None = None) -> list[int]:
@@ -221,7 +223,7 @@ def compact(source: Path, out: Path, *, overwrite: bool = False, workers: int | 
     chunks = [range(k, min(k + _CHUNK, len(names))) for k in range(0, len(names), _CHUNK)]
     bar = tqdm(total=len(names), desc=f"packing {source}", unit="clip")
     left_out: list[int] = []
-    with bar, locks.held(out), replacing(out) as temporary, h5py.File(temporary, "w") as file:
+    with bar, locks.held(out), replacing(out) as temporary, create_hdf5(temporary) as file:
         with LogitsWriter(file, shape, compact=True) as writer:
             packed = map_in_processes(partial(_pack_rows, source), chunks, workers, partial(_refuse_crash, source))
             for chunk, rows in zip(chunks, packed, strict=True):
