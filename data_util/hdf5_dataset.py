@@ -53,13 +53,22 @@ def entry(file: h5py.File, name: str, expected: str) -> h5py.Dataset:
     """The data set of this name in an open HDF5 file; `expected` words what it should hold.
 
     Raises:
-        UserError: it is not there; names what the file holds instead.
+        UserError: it is not there; names what the file holds instead. Its values are in another file: whoever made this
+            one could have us read, and pass on, any file of this machine.
     """
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+        raise _of_another_file(file, name)
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         held = ", ".join(sorted(file)) or "nothing"
         raise UserError(f"{file.filename}: no entry {name!r} ({expected}); the file holds {held}")
+    if found.external or found.is_virtual or found.file.filename != file.filename:
+        raise _of_another_file(file, name)
     return found
+
+
+def _of_another_file(file: h5py.File, name: str) -> UserError:
+    return UserError(f"{file.filename}: entry {name!r} takes its values from another file; copy them into this one")
 
 
 def read_names(file: h5py.File, names: h5py.Dataset, expected: str) -> list[str]:
@@ -95,9 +104,10 @@ class LazyHdf5:
         if self._pid != os.getpid():
             self._entries, self._file = {}, None  # handles inherited through a fork go before new ones come
             self._file = _opened(self.path)
-            with _refusing_damage(self.path):
-                self._entries = {key: item for key, item in self._file.items() if isinstance(item, h5py.Dataset)}
             self._pid = os.getpid()
+        if name not in self._entries:
+            with _refusing_damage(self.path):
+                self._entries[name] = entry(self._file, name, "as when it was opened first")
         return self._entries[name]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -151,9 +151,13 @@ def read_logits(source: PseudoLabels, row: int) -> np.ndarray | None:
 
 
 def holds_nan(logits: np.ndarray) -> bool:
-    """Whether any of some float16 logits is not a number; ten times as fast as `np.isnan` on this type."""
-    without_sign = np.left_shift(logits.view(np.uint16), 1)
-    return bool(without_sign.max() > 2 * 0x7C00)  # beyond infinity: exponent all ones, fraction not zero
+    """Whether any of some float16 logits is not a number, or +inf, with which no loss is finite; -inf is a probability
+    of 0. Ten times as fast as `np.isnan` on this type.
+    """
+    if logits.size == 0:
+        return False
+    # As integers, +inf and the NaNs are the largest of their sign: the exponent is all ones.
+    return bool(logits.view(np.int16).max() >= 0x7C00 or logits.view(np.uint16).max() > 0xFC00)
 
 
 def open_pseudo_labels(path: str | Path, n_classes: int = N_CLASSES) -> PseudoLabels:
