@@ -28,6 +28,7 @@ _WORDS = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.ENOSPC: "the disk is full; make room, or name another place",
     errno.EDQUOT: "the quota is used up; make room, or name another place",
+    errno.EFBIG: "the file is larger than this disk or its limit allows (ulimit -f); name another place",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n), or use fewer processes",
 }
 

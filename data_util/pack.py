@@ -41,6 +41,7 @@ from atomic import check_writable, replacing
 from data_util.audio_folders import AUDIO_ENDINGS, FFMPEG_ENDINGS, beneath, is_audio_name
 from data_util.channels import CHANNELS
 from data_util.hdf5_dataset import PackedRows
+from data_util.hdf5_output import create_hdf5
 from data_util.pack_account import Account, account
 from data_util.pack_clip import CRASHED, PackedClip, pack_clip
 from data_util.pack_labels import Wanted, WantedClip, read_wanted
@@ -335,7 +336,7 @@ def _pack_parts(
 def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip], request: str) -> None:
     """One finished batch: the packed clips and what is wrong with them."""
     good = [(task, clip) for task, clip in zip(tasks, packed, strict=True) if clip.mp3]
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, create_hdf5(temporary) as file:
         rows = PackedRows(file, [task.clip_id for task, _ in good])
         for row, (task, clip) in enumerate(good):
             rows.write(row, clip.mp3, np.frombuffer(task.target, np.uint8))
@@ -366,7 +367,7 @@ def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> None:
             clip_ids += names
     if not clip_ids:
         raise UserError(f"not one of the {len(tasks)} files can be read; first: {problems[0].detail}")
-    with replacing(out) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(out) as temporary, create_hdf5(temporary) as file:
         rows, row = PackedRows(file, clip_ids), 0
         for path in tqdm(paths, desc=f"writing {out}", unit="batch"):
             with h5py.File(path) as part:

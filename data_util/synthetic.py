@@ -20,9 +20,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-import h5py
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
 import locks
@@ -30,7 +28,9 @@ import signals
 from atomic import replacing
 from command_line import check_output
 from data_util.audio import CLIP_SECONDS
+from data_util.audio_output import write_audio
 from data_util.hdf5_dataset import PackedRows
+from data_util.hdf5_output import create_hdf5
 from data_util.label_files import STRONG_COLUMNS
 from data_util.labels import load_vocabulary
 from data_util.pack_clip import encode_mp3
@@ -149,7 +149,7 @@ def make_example(path: Path, seed: int, *, overwrite: bool = False) -> list[tupl
     if not overwrite and (taken := [p for p in (path, table) if p.exists()]):
         raise UserError(f"{taken[0]} is there already; add --overwrite to replace it")
     with replacing(path) as part:
-        soundfile.write(part, audio, RATE, format="WAV", subtype="PCM_16")
+        write_audio(part, audio, RATE, form="WAV", subtype="PCM_16")
     with replacing(table) as part:
         part.write_text(text, encoding="utf-8")
     return named
@@ -224,7 +224,7 @@ def _write_hdf5(
     """Pack clips as they come; returns (ytid, event) of all of them."""
     events = []
     vocabulary = load_vocabulary("weak")
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, create_hdf5(temporary) as file:
         rows = PackedRows(file, [f"{prefix}Y{ytid}" for ytid in ytids])
         for row, clip in enumerate(clips):
             rows.write(row, clip.mp3, pack_target([mid for _, _, mid in clip.events], vocabulary))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from atomic import replacing, unfinished
+from atomic import naming, replacing, unfinished
 from errors import UserError
 from locks import FOLDER_LOCK
 
@@ -120,7 +120,7 @@ def make_layout(out: Path, request: LayoutRequest, *, overwrite: bool = False) -
             raise UserError(f"--out {out} holds another synthetic set; choose another folder or add --overwrite")
     out.mkdir(parents=True, exist_ok=True)
     place = tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent)
-    with unfinished(Path(place)) as part:
+    with unfinished(Path(place)) as part, naming(part, out):
         layout.make(part, request)
         names = sorted(path.name for path in part.iterdir())
         (out / MANIFEST).unlink(missing_ok=True)  # comes back last: a set without it is not whole

@@ -289,14 +289,21 @@ def export_openvino(onnx_path: Path, path: Path) -> None:
     model = openvino_core().read_model(onnx_path)
     about = {prop.key: prop.value for prop in onnx.load(onnx_path, load_external_data=False).metadata_props}
     model.set_rt_info(about[METADATA], METADATA)
-    openvino.save_model(model, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        if "iostream" not in str(error):
+            raise
+        raise UserError(f"{path} cannot be written: make room on the disk, or name another place") from None
 
 
 def export_torchscript(model: nn.Module, path: Path) -> None:
     """Write a model as TorchScript, for LibTorch: `waveform` in, (`frames`, `clip`, mel) out."""
     with _quiet(), exportable(complex_numbers=True), torch.no_grad():
         traced = torch.jit.trace(WaveformToScores(model).eval(), (_example(),), check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={f"{METADATA}.json": json.dumps(metadata(model))})
+    buffer = io.BytesIO()  # torch does not say why it cannot write a file
+    torch.jit.save(traced, buffer, _extra_files={f"{METADATA}.json": json.dumps(metadata(model))})
+    path.write_bytes(buffer.getbuffer())
 
 
 def cached_onnx(model: nn.Module, folder: Path = CACHE) -> Path:

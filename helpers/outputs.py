@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from atomic import unfinished
+from atomic import naming, unfinished
 from data_util.clip_names import ClipNames, fullest_names
 from errors import UserError, reading
 from helpers.events import Event, EventTable, rounded_down
@@ -58,7 +58,8 @@ class OutputFolder:
         path = self.check(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         # The ending stays last: writers such as Matplotlib choose the format by it.
-        with unfinished(path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")) as part:
+        part = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
+        with unfinished(part), naming(part, path):
             yield part
             digest = checksum(part)
             os.replace(part, path)

@@ -23,6 +23,7 @@ from torch.utils.data import Sampler
 
 from atomic import replacing
 from data_util.audioset import ClipDataset
+from data_util.hdf5_output import create_hdf5
 from data_util.logit_codec import encode_logits
 from data_util.pseudo_labels import DENSE, NAMES, PACKED, LogitsWriter
 from data_util.samplers import rank_and_world
@@ -99,7 +100,7 @@ class PartFolder:
         rows = [np.frombuffer(encode_logits(x), np.uint8) for x in logits] if self.compact else logits
         with (
             replacing(self.path(batch)) as part,
-            h5py.File(part, "w") as file,
+            create_hdf5(part) as file,
             LogitsWriter(file, logits.shape[1:], compact=self.compact) as writer,
         ):
             writer.write([clip.encode() for clip in clip_ids], rows)
@@ -118,7 +119,7 @@ class PartFolder:
             shape = tuple(first[PACKED].attrs["shape"]) if self.compact else first[DENSE].shape[1:]
         with (
             replacing(self.out) as part,
-            h5py.File(part, "w") as file,
+            create_hdf5(part) as file,
             LogitsWriter(file, shape, compact=self.compact) as writer,
         ):
             for batch in range(n_batches):

@@ -206,10 +206,35 @@ def write_text(path: Path, text: str) -> None:
         log.warning("%s was not written: %s", path, error.strerror or error)
 
 
+def write_checkpoint(path: Path, data: bytes | memoryview) -> None:
+    """Write a checkpoint that `torch.save` has put into memory; whole or not at all, and on the disk when this returns.
+
+    torch itself would not say why a file cannot be written.
+
+    Raises:
+        OSError: the disk is full, or the folder has gone.
+    """
+    with replacing(path) as part, part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_metrics(folder: Path, figures: Mapping[str, Any]) -> None:
     """Write the final figures of a run as JSON."""
     content = {**figures, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_text(folder / METRICS_FILE, json.dumps(content, indent=2) + "\n")
+
+
+class _RunLog(logging.FileHandler):
+    """A log file whose trouble, such as a full disk, is told once and in one line."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not self._told:
+            print(f"{self.baseFilename} is not complete: {sys.exc_info()[1]}", file=sys.stderr)
+        self._told = True
 
 
 def open_log(folder: Path) -> None:
@@ -219,7 +244,7 @@ def open_log(folder: Path) -> None:
         root.removeHandler(handler)
         handler.close()
     try:
-        handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+        handler = _RunLog(folder / LOG_FILE, encoding="utf-8")
     except OSError as error:
         log.warning("no log file: %s", error)
         return

@@ -19,7 +19,10 @@ GROUND = {
 }  # need the standard library alone (command_line reads YAML)
 PURE = ("augment", "losses", "optim", "postprocess", "psds", "event_scores", "chunking", "outputs", "events")
 READERS = {"data_util.audio", "data_util.audio_file", "data_util.channels"}  # of impulse responses
-LABELS = {"data_util.labels", "data_util.label_files", "data_util.audio_folders", "data_util.clip_names"} | READERS
+HDF5 = {"data_util.hdf5_output", "data_util.hdf5_dataset"}
+LABELS = (
+    {"data_util.labels", "data_util.label_files", "data_util.audio_folders", "data_util.clip_names"} | READERS | HDF5
+)
 
 
 def name_of(path: Path) -> str:
