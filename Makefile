@@ -24,8 +24,8 @@ help:
 setup: $(RUN)
 
 $(RUN): requirements.txt
-	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else \
-		'Python 3.10 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 ...' % v)"
+	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 14) else \
+		'Python 3.10 to 3.14 is needed, this is %d.%d: make PYTHON=python3.12 ...' % v)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $(RUN)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 def check_writable(path: str | Path) -> None:
@@ -75,11 +77,111 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with unfinished(path.with_name(f".{path.name}.{os.getpid()}.part")) as part:
+    with unfinished(path.with_name(f".{path.name}.{os.getpid()}.part")) as part, naming(part, path):
+        yield part
+        os.replace(part, path)
+
+
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # what writing to an open file ends in
+
+
+@contextmanager
+def naming(part: Path, path: Path) -> Iterator[None]:
+    """Let an `OSError` of this block name the file or folder `path` in place of `part` or what is in it, and of nothing
+    where the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        if named is None and error.errno in _OF_THE_DISK:
+            error.filename = str(path)
+        elif isinstance(named, (str, Path)) and Path(named).is_relative_to(part):
+            error.filename = str(path / Path(named).relative_to(part))
+        raise
+
+
+class LibraryFile(io.RawIOBase):
+    """A new file for a C library to write, which does not survive that a write fails (HDF5) or does not say why
+    (libsndfile).
+
+    The library is never told: what cannot be written is kept in memory, and `check` raises the error. So the library
+    can close its file in good order. Call `check` often: after the first failure, memory fills up.
+
+    Args:
+        path: of the file, which is made or emptied.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file, self._path = io.FileIO(path, "w+"), str(path)
+        self.error: OSError | None = None
+        self._kept: list[tuple[int, bytes]] = []  # what could not be written: place, bytes
+        self._position = self._end = 0
+
+    def check(self) -> None:
+        """Raise the first error that writing has met."""
+        if self.error is not None:
+            raise self.error
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        return self._position
+
+    def write(self, data: Any) -> int:
+        """Write all of the data; where that fails, keep it, and the error for `check`."""
+        data = memoryview(data).cast("B")
+        done = 0
         try:
-            yield part
-            os.replace(part, path)
+            while done < len(data) and self.error is None:
+                self._file.seek(self._position + done)
+                done += self._file.write(data[done:])
         except OSError as error:
-            if error.filename == str(part):
-                error.filename = str(path)
-            raise
+            self._note(error)
+        if done < len(data):
+            self._kept.append((self._position + done, bytes(data[done:])))
+        self._position += len(data)
+        self._end = max(self._end, self._position)
+        return len(data)
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer).cast("B")
+        size = max(0, min(len(target), self._end - self._position))
+        target = target[:size]
+        target[:] = bytes(size)
+        self._file.seek(self._position)
+        self._file.readinto(target)
+        for place, data in self._kept:
+            first, last = max(place, self._position), min(place + len(data), self._position + size)
+            if first < last:
+                target[first - self._position : last - self._position] = data[first - place : last - place]
+        self._position += size
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        self._end = self._position if size is None else size
+        try:
+            self._file.truncate(self._end)
+        except OSError as error:
+            self._note(error)
+        return self._end
+
+    def _note(self, error: OSError) -> None:
+        if self.error is None:
+            self.error = error
+            error.filename = self._path
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()

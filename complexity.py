@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from atomic import replacing
-from config import SEQUENCE_MODELS, check_output, option, parse, refuse
+from config import check_output, option, parse, refuse, sequence_models
 from errors import exit_on_user_error
 from helpers.backends import check_device
 from helpers.complexity import N_SAMPLES, clips_per_second, deepspeed_macs, processor_name
@@ -47,7 +47,7 @@ class WhichModels:
     """Which models."""
 
     model_name: str = option("fmn10", "backbone, e.g. fmn04, fmn10, fmn30 (all: python inference.py --list_models)")
-    seq_model_type: str | None = option(None, "sequence model on top of it", choices=SEQUENCE_MODELS)
+    seq_model_type: str | None = option(None, "sequence model on top of it", choices=sequence_models())
     seq_model_dim: int = option(256, "features of the sequence model", low=1, high=8192)
     all: bool = option(False, "every backbone, and every sequence model that was released or is otherwise unseen")
 
@@ -110,6 +110,8 @@ def main(argv: list[str] | None = None) -> None:
         rows.append(_row(model, options))
         print(f"{i} of {len(models)}: {rows[-1].name}", file=sys.stderr)
     print(markdown(rows))
+    for operation in sorted(set().union(*(one.cost.unknown for one in rows))):
+        print(f"unknown MACs: nobody has said what {operation} costs (helpers/complexity.py)", file=sys.stderr)
     if options.throughput:
         print(f"\nThroughput: {', '.join(f'{key} {value}' for key, value in _environment(options).items())}")
     _write(rows, options)

@@ -7,7 +7,9 @@ starts. This module imports neither torch nor the rest of the project.
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,10 +19,21 @@ from errors import UserError
 
 __all__ = ["as_dict", "build", "build_parser", "check_output", "option", "parse", "read_yaml", "refuse", "write_yaml"]
 
-SEQUENCE_MODELS = ("tf", "attn", "gru", "tcn", "mamba", "hybrid")
+_SEQUENCE_FOLDER = Path(__file__).resolve().parent / "models" / "sequence"
+
+
+@functools.cache
+def sequence_models() -> tuple[str, ...]:
+    """The sequence models that the files of models/sequence/ register, found without importing them (and torch)."""
+    pattern = re.compile(r'^@register_sequence_model\("([^"]+)"\)', re.MULTILINE)
+    texts = (file.read_text(encoding="utf-8") for file in sorted(_SEQUENCE_FOLDER.glob("*.py")))
+    return tuple(sorted(name for text in texts for name in pattern.findall(text)))
+
+
 STAGES = ("scratch", "ssl", "weak", "strong", "advanced-kd-weak-strong", "clipwise")
 STRATEGIES = ("auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2")
 LONGEST_NAME = 200  # bytes: file systems take 255, and runs get numbers
+FROZEN_HELP = "train only the sequence model and the heads; the backbone keeps its weights and batch-norm statistics"
 PRECISIONS = ("16", "32", "16-mixed", "bf16-mixed", "32-true")
 
 
@@ -31,7 +44,7 @@ class ModelOptions:
     given: ClassVar[frozenset[str]] = frozenset()  # options that were named on the command line or in a file
 
     model_name: str = option("fmn10", "backbone, e.g. fmn04, fmn10, fmn30 (all: python inference.py --list_models)")
-    seq_model_type: str | None = option(None, "sequence model on top of it", choices=SEQUENCE_MODELS)
+    seq_model_type: str | None = option(None, "sequence model on top of it", choices=sequence_models())
     seq_model_dim: int = option(256, "features of the sequence model", low=1, high=8192)
     pretrained: str = option("weak", f"weights to start from: {', '.join(STAGES)}, or a released checkpoint's name")
     checkpoint: Path | None = option(None, "weights file to start from, in place of --pretrained")
@@ -91,6 +104,7 @@ class OptimizerOptions:
     n_epochs: int = option(120, "epochs", low=1)
     adamw: bool = option(False, "AdamW in place of Adam")
     weight_decay: float = option(0.0, "weight decay, never on biases and norms; needs --adamw", low=0)
+    backbone_frozen: bool = option(False, FROZEN_HELP)
     max_lr: float = option(8e-4, "peak learning rate of the backbone", above=0)
     seq_lr: float | None = option(None, "peak learning rate of sequence model and heads (default: max_lr)", above=0)
     lr_decay: float = option(
@@ -179,7 +193,7 @@ class TeacherOptions:
     teacher_model_name: str | None = option(None, "backbone of the teacher; a checkpoint of our own says it itself")
     teacher_pretrained: str | None = option(None, "released weights of the teacher, e.g. strong")
     teacher_checkpoint: Path | None = option(None, "weights file of the teacher, in place of --teacher_pretrained")
-    teacher_seq_model_type: str | None = option(None, "sequence model of the teacher", choices=SEQUENCE_MODELS)
+    teacher_seq_model_type: str | None = option(None, "sequence model of the teacher", choices=sequence_models())
     teacher_seq_model_dim: int = option(256, "features of the teacher's sequence model", low=1, high=8192)
 
 
@@ -212,6 +226,7 @@ class WeakOptimizerOptions:
     n_epochs: int = option(200, "epochs", low=1)
     adamw: bool = option(False, "AdamW in place of Adam")
     weight_decay: float = option(0.0, "weight decay, never on biases and norms; needs --adamw", low=0)
+    backbone_frozen: bool = option(False, FROZEN_HELP)
     max_lr: float = option(8e-4, "peak learning rate of the backbone", above=0)
     seq_lr: float | None = option(None, "peak learning rate of sequence model and heads (default: max_lr)", above=0)
     lr_decay: float = option(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from config import STAGES, AugmentOptions, ModelOptions, RunOptions, check_common, option, refuse
+from config import FROZEN_HELP, STAGES, AugmentOptions, ModelOptions, RunOptions, check_common, option, refuse
 from errors import UserError
 
 
@@ -43,7 +43,7 @@ class DcaseOptimizerOptions:
     n_epochs: int = option(300, "epochs of 12 crops per file", low=1)
     adamw: bool = option(True, "AdamW in place of Adam")
     weight_decay: float = option(1e-3, "weight decay, never on biases and norms; needs AdamW", low=0)
-    backbone_frozen: bool = option(False, "train only the sequence model and the head")
+    backbone_frozen: bool = option(False, FROZEN_HELP)
     max_lr: float = option(1.06e-4, "peak learning rate of sequence model and head", above=0)
     backbone_lr: float | None = option(None, "peak learning rate of the backbone (default: max_lr)", above=0)
     lr_decay: float = option(

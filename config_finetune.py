@@ -34,11 +34,22 @@ class OwnDataOptions:
     audio: Path | None = option(None, "folder of the recordings: any length, rate and format, also in folders beneath")
     events: Path | None = option(
         None,
-        "CSV or TSV with the columns filename, onset, offset, label and, to give the splits, split (default: label "
-        "files of Audacity or Raven beside the recordings, or one folder per class)",
+        "CSV or TSV with the columns filename, onset, offset, label and, to give the splits, split; or a file of "
+        "Raven, BirdNET, Label Studio, ELAN, Praat or Audacity (default: label files of these beside the recordings, "
+        "or one folder per class)",
+    )
+    background: Path | None = option(
+        None,
+        "folder of recordings in which nothing happens (besides those in a folder of --audio named background, noise "
+        "or negative)",
     )
     channels: str = option("mix", "use the mean of all channels, or the first one", choices=("mix", "first"))
     strict: bool = option(False, "refuse recordings whose end is missing (default: use what is there)")
+    label_column: str | None = option(
+        None,
+        "column that holds the labels; of ELAN and Praat the tier, of Label Studio the control (default: a column of a "
+        "known name, such as label, Annotation, Call Type, Common Name, Species; all tiers and controls)",
+    )
     group_column: str | None = option(None, "column of --events: recordings of one value stay in one split")
     val_share: float = option(0.2, "share of the recordings that thresholds are tuned on", above=0, below=1)
     test_share: float = option(0.2, "share of the recordings that the report is about", low=0, high=1)
@@ -102,6 +113,8 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
             refuse("audio", self.audio, "there is no such folder")
         if self.events is not None and not self.events.is_file():
             refuse("events", self.events, "there is no such file")
+        if self.background is not None and not self.background.is_dir():
+            refuse("background", self.background, "there is no such folder")
         if self.group_column is not None and self.events is None:
             refuse("group_column", self.group_column, "it is a column of --events, which is missing")
         if self.val_share + self.test_share >= 1 and not self.evaluate:
@@ -127,6 +140,8 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
             self.batch_size = min(size, n_windows)
         if self.frozen_epochs is None:
             self.frozen_epochs = round(FROZEN_SHARE * self.n_epochs)
+        if self.backbone_frozen:
+            self.frozen_epochs = self.n_epochs
 
     def windows_per_epoch(self, n_windows: int) -> int:
         """How many training windows an epoch draws: all of them, little data several times."""

@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import netrc
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -215,11 +216,12 @@ def _pins(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _applies(marker: str) -> bool:
-    """Whether an environment marker is true here; where no package can tell, every pin counts."""
+    """Whether an environment marker is true here; where `packaging` is missing, only Python's version is looked at."""
     try:
         from packaging.markers import Marker
     except ImportError:
-        return True
+        limit = re.fullmatch(r"""\s*python_version\s*(<|>=)\s*["'](\d+)\.(\d+)["']\s*""", marker)
+        return limit is None or (sys.version_info[:2] < (int(limit[2]), int(limit[3]))) == (limit[1] == "<")
     return Marker(marker).evaluate()
 
 

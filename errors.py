@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+import locks
 import signals
 
 EXIT_USER_ERROR = 2
@@ -27,6 +28,7 @@ _WORDS = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.ENOSPC: "the disk is full; make room, or name another place",
     errno.EDQUOT: "the quota is used up; make room, or name another place",
+    errno.EFBIG: "the file is larger than this disk or its limit allows (ulimit -f); name another place",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n), or use fewer processes",
 }
 
@@ -43,7 +45,7 @@ def exit_on_user_error() -> Iterator[None]:
     """Turn a user's mistake, trouble with a file, Ctrl-C or SIGTERM into one line on stderr and an exit code.
 
     A context manager or decorator. When whoever read our output has had enough (`| head`), the program ends in silence.
-    Signals: see `signals.caught`; a second one ends the program at once.
+    Signals: see `signals.caught`; a second one ends the program at once. Locks (`locks.hold`) are released.
 
     Raises:
         SystemExit: with code 2 after `UserError`, `OSError` and where memory ran out; 130 after `KeyboardInterrupt`
@@ -52,7 +54,7 @@ def exit_on_user_error() -> Iterator[None]:
     Example:
         ``@exit_on_user_error()`` above ``def main(argv=None) -> None``.
     """
-    with signals.caught():
+    with locks.scope(), signals.caught():
         try:
             yield
         except BrokenPipeError:

@@ -1,7 +1,7 @@
 """Fine-tune a sound event detector on your own recordings and classes.
 
 python ex_finetune.py --audio DIR --events FILE.csv
-python ex_finetune.py --audio DIR                       # label files of Audacity or Raven, or a folder per class
+python ex_finetune.py --audio DIR                       # label files beside the recordings, or a folder per class
 python inference.py --checkpoint runs/finetune/best.ckpt --audio_file FILE
 """
 
@@ -42,7 +42,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.audio is None:
         raise UserError("--audio is missing: the run that is to go on does not name it")
     channel = 0 if options.channels == "first" else None
-    data = read_own_data(options.audio, options.events, options.group_column, channel=channel, strict=options.strict)
+    data = read_own_data(
+        options.audio,
+        options.events,
+        options.group_column,
+        label_column=options.label_column,
+        background=options.background,
+        channel=channel,
+        strict=options.strict,
+    )
     (evaluate if options.evaluate else train)(options, data)
 
 

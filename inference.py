@@ -11,18 +11,21 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import locks
 from config import ModelOptions, as_dict, check_output, option, parse, refuse
 from errors import UserError, exit_on_user_error
 from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
-from helpers.audio_reader import count_channels, read_blocks, source_name
+from helpers.audio_reader import SAMPLE_RATE, count_channels, read_blocks, source_name
 from helpers.backends import BACKENDS, PRECISIONS
 from helpers.detection import DetectionOptions, detection_options
 from helpers.detector import Detector
 from helpers.inputs import STDIN, AudioInput, find_audio
+from helpers.joined import JoinedEvents
 from helpers.journal import Journal
-from helpers.listening import listen_to_many, listen_to_one, listen_to_stream, print_notes
+from helpers.listening import StreamLines, listen_to_many, listen_to_one, listen_to_stream, print_notes
 from helpers.outputs import OutputFolder, TrueEventsOf, checksum, read_true_events
 from helpers.pipeline import Job
 from helpers.report import ReportPages
@@ -78,10 +81,13 @@ class StreamOptions:
     """Streams."""
 
     stream: str | None = option(
-        None, "print onsets and offsets while the audio comes: - for standard input (WAV, or see --raw), or a file"
+        None,
+        "print onsets and offsets while the audio comes, as text, or as JSON with --format jsonl: - for standard input "
+        "(WAV, or see --raw), or a file",
     )
     stream_hop: float = option(1.0, "seconds of audio between calls of the network", low=0.04)
     stream_lookahead: float = option(1.0, "seconds of audio that must follow a frame before it is scored", low=0)
+    stream_clock: bool = option(False, "add the time of day (UTC) to each line; for live audio on standard input")
 
 
 @dataclass
@@ -89,7 +95,11 @@ class OutputOptions:
     """Results."""
 
     out: Path = option(Path("detections"), "folder that they are written to")
-    format: list[str] = option(["tsv"], "formats of the events and frame scores, one or several", choices=ALL_FORMATS)
+    format: list[str] = option(
+        ["tsv"],
+        "formats of the events and frame scores, one or several; a stream takes jsonl alone",
+        choices=ALL_FORMATS,
+    )
     overwrite: bool = option(False, "replace even files that this program did not write, or that were changed since")
     skip_existing: bool = option(False, "leave out audio that is done: goes on with an interrupted run")
     tags: bool = option(False, "list the most probable tags of the whole audio, too (weak head)")
@@ -124,6 +134,8 @@ class InferenceOptions(OutputOptions, StreamOptions, DetectionOptions, InputOpti
             refuse("format", " ".join(self.format), "--stream prints lines of text, or of JSON with jsonl")
         if self.channels == "each":
             refuse("channels", self.channels, "a stream is heard as a mix, or its first channel")
+        if self.stream_clock and source != STDIN:
+            refuse("stream_clock", True, "a file says nothing of the time of day: it is for --stream -")
         if self.raw is not None and source != STDIN:
             refuse("raw", self.raw, "only standard input has raw samples: --stream -")
 
@@ -133,7 +145,7 @@ class InferenceOptions(OutputOptions, StreamOptions, DetectionOptions, InputOpti
                 check_output(name, getattr(self, name), folder=True)
         if not self.audio_file and self.audio_list is None:
             raise UserError("--audio_file is missing: name the audio to listen to")
-        if useless := sorted(self.given & {"stream_hop", "stream_lookahead"}):
+        if useless := sorted(self.given & {"stream_hop", "stream_lookahead", "stream_clock"}):
             raise UserError(f"--{useless[0]} is for streams: give it with --stream, or leave it out")
         if self.true_events is not None and not (self.plot or self.report):
             refuse("true_events", self.true_events, "nothing draws them; add --plot or --report")
@@ -164,6 +176,8 @@ def main(argv: list[str] | None = None) -> int:
     if len(inputs) == 1 and inputs[0].path != STDIN:
         next(read_blocks(inputs[0].path))  # its mistakes show before a model is loaded
     true_events = _true_events(options, inputs)
+    for folder in filter(None, (options.out, options.clips)):
+        locks.hold(folder, folder=True)
     detector = _make_detector(options)
     alone = len(inputs) == 1 and options.channels != "each" and not options.skip_existing
     if options.tags and not detector.backend.has_tags:
@@ -172,16 +186,18 @@ def main(argv: list[str] | None = None) -> int:
     if alone:
         return listen_to_one(detector, writer, _jobs_of(options, inputs[0])[0])
     jobs = [job for audio in inputs for job in _jobs_of(options, audio)]
-    journal = Journal(options.out, _settings(options))
+    settings = _settings(options)
+    journal, joined = Journal(options.out, settings), JoinedEvents(writer.folder, settings)
     return listen_to_many(
-        detector, writer, jobs, journal, n_threads=options.num_readers, skip_existing=options.skip_existing
+        detector, writer, jobs, journal, joined, n_threads=options.num_readers, skip_existing=options.skip_existing
     )
 
 
 def _settings(options: InferenceOptions) -> str:
     """A digest of all that decides what the results of an audio are."""
     values = {name: value for name, value in as_dict(options).items() if name not in _NOT_OF_RESULTS}
-    named = [file for file in (options.checkpoint, options.true_events) if file is not None]
+    files = (options.checkpoint, options.true_events, options.thresholds)
+    named = [file for file in files if file is not None]
     weights = [file.with_suffix(".bin") for file in named if file.suffix == ".xml"]
     values["files"] = [checksum(file) for file in [*named, *weights] if file.is_file()]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -271,10 +287,15 @@ def _pipe(options: InferenceOptions) -> PipedAudio:
 def _stream(options: InferenceOptions) -> int:
     source = _pipe(options) if options.stream == STDIN else str(options.stream)
     notes: list[str] = []
-    blocks = read_blocks(source, 0 if options.channels == "first" else None, notes=notes, strict=options.strict)
+    channel = 0 if options.channels == "first" else None
+    blocks = read_blocks(source, channel, notes=notes, strict=options.strict)
     first = next(blocks)  # its mistakes show before a model is loaded
+    started = datetime.now(timezone.utc) - timedelta(seconds=len(first) / SAMPLE_RATE)
+    lines = StreamLines(
+        Path(source_name(source)).name, channel, "jsonl" in options.format, started if options.stream_clock else None
+    )
     stream = _make_detector(options).stream(hop=options.stream_hop, lookahead=options.stream_lookahead)
-    code = listen_to_stream(stream, itertools.chain([first], blocks), as_json="jsonl" in options.format)
+    code = listen_to_stream(stream, itertools.chain([first], blocks), lines)
     print_notes(source_name(source), notes)
     return code
 

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import config
+import locks
 import signals
 from errors import UserError, exit_on_user_error
 
@@ -58,10 +59,13 @@ class PseudoLabelOptions:
 def load_teacher(name: str) -> SEDModel:
     """A detector from a file of our own training, or a released one by the name of its card."""
     from models import cards, create_model, load_model
+    from models.checkpoints import read_checkpoint
     from models.registry import unknown_name
 
     if Path(name).is_file():
         model = load_model(name)
+        if "strong_head" in model.untrained or "weak_labels" in read_checkpoint(name)[1]:
+            _refuse_clipwise(name)
         model.require_trained("strong_head")
         return model
     if name not in cards():
@@ -69,9 +73,16 @@ def load_teacher(name: str) -> SEDModel:
             raise UserError(f"--teachers is {name}: there is no such file")
         raise unknown_name("teacher", name, cards())
     card = cards()[name]
+    if card.stage in ("ssl", "weak", "clipwise"):
+        _refuse_clipwise(name)
     return create_model(
         card.backbone, seq_model_type=card.seq_model_type, seq_model_dim=card.seq_model_dim or 256, pretrained=name
     )
+
+
+def _refuse_clipwise(name: str) -> NoReturn:
+    why = "it scores whole clips and has no trained head for frames, of which the labels are made"
+    raise UserError(f"--teachers is {name}: {why}; name a model that was trained on strong labels")
 
 
 @exit_on_user_error()
@@ -88,8 +99,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from helpers import devices, run
     from helpers.callbacks import KeepSignals
     from helpers.pseudo_labelling import BatchesOfRank, Ensemble, PartFolder, fingerprint
+    from helpers.run_folder import global_rank
 
     run.prepare()
+    if global_rank() == 0:
+        locks.hold(options.out)
     strong = options.clips == "strong"
     clips = AudioSetStrong(data_dir, options.split) if strong else AudioSetWeak(data_dir, options.split)
     clips.replace_corrupt = False  # such clips are left out: in training, their hard labels stand in

@@ -251,8 +251,9 @@ def speed(folder: Path, n_clips: int, batch_size: int, repeats: int) -> dict[str
 
 
 STARTUP = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
+from benchmarks.peak_memory import peak_rss
 start = time.perf_counter()
 from data_util import label_cache
 from data_util.audioset import AudioSetStrong
@@ -263,7 +264,7 @@ dataset = AudioSetStrong(sys.argv[1], pseudo_labels=sys.argv[1] + "/compact.h5")
 sampler = BalancedSampler(strong_weights(dataset.events), 1000)
 next(iter(sampler))
 done = time.perf_counter()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "linux" else 1e9)
+peak = peak_rss() / 1e9
 print(json.dumps({"clips": len(dataset), "import_s": imported - start, "s": done - imported, "peak_gb": peak}))
 """
 

@@ -27,12 +27,12 @@ from timing import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG_RATE, SHORT_RATE, SHORT_SECONDS = 44_100, 16_000, 0.2
-# The peak cannot be below that of the process that starts it, which is smaller.
 WATCHED = """
-import resource, sys
+import sys
 import inference
+from benchmarks.peak_memory import peak_rss
 code = inference.main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e3 if sys.platform == "linux" else 1e6))
+print(peak_rss() / 1e6)
 sys.exit(code)
 """
 

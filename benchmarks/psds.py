@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import scipy.ndimage
 import torch
+from peak_memory import peak_rss
 from timing import machine
 
 from helpers.event_scores import StrongEvaluator
@@ -169,12 +169,12 @@ def compare(n_clips: int, n_classes: int, threads: int) -> dict[str, object]:
 def stream(n_clips: int, n_classes: int, threads: int, n_resamples: int) -> dict[str, float]:
     """Streams clips in this process; peak memory counts the process with its synthetic logits."""
     warm_up(threads)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_rss()
     clips = Clips(n_clips, n_classes)
     result = run_ours(clips, threads)
     result |= {"clips": n_clips, "clips_per_second": round(n_clips / result["seconds"], 1)}
-    result["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    result["imports_mb"] = round(before / 1024)
+    result["peak_mb"] = round(peak_rss() / 1e6)
+    result["imports_mb"] = round(before / 1e6)
     if n_resamples:
         collected = PSDSAccumulator(clips.names, median_window=WINDOW, all_durations=clips.durations.values(),
                                     keep_clips=True, n_threads=threads)  # fmt: skip
@@ -184,7 +184,7 @@ def stream(n_clips: int, n_classes: int, threads: int, n_resamples: int) -> dict
         interval = bootstrap(collected, n_resamples)["psds_macro"]
         result["bootstrap_s"] = round(time.perf_counter() - start, 2)
         result["resamples"], result["psds1_macro_std"] = n_resamples, interval.std
-        result["peak_with_bootstrap_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        result["peak_with_bootstrap_mb"] = round(peak_rss() / 1e6)
     return result
 
 

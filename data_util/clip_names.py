@@ -17,7 +17,8 @@ from typing import NamedTuple
 from data_util.audio_folders import is_audio_name
 from errors import UserError
 
-_SEGMENT = re.compile(r"Y?(.{11})_(\d+)")  # YouTube ids have 11 characters
+# A segment of AudioSet: YouTube ids have 11 characters, and times no leading zeros, unlike SITE_20240512_060000.
+_SEGMENT = re.compile(r"Y?([A-Za-z0-9_-]{11})_(0|[1-9]\d{0,8})")
 _OTHER_ENDING = 2
 
 Rank = tuple[bool, int, int, int]  # how far a name is from a clip: the smaller, the nearer
@@ -43,6 +44,21 @@ def _parse(name: str) -> _Name:
     parts = [part for part in text.split("/") if part not in ("", ".")] or [""]
     stem, ending = os.path.splitext(parts[-1]) if is_audio_name(parts[-1]) else (parts[-1], "")
     return _Name(tuple(parts[:-1]), stem, ending.lower())
+
+
+def segment_clip(segment_id: str) -> tuple[str, int | None]:
+    """Clip id and start (ms) of an AudioSet segment, `<ytid>_<start ms>`; any other id is a name: `file_clip`, None."""
+    segment = _SEGMENT.fullmatch(segment_id.strip())
+    return (f"Y{segment[1]}", int(segment[2])) if segment else (file_clip(segment_id), None)
+
+
+def file_clip(name: str) -> str:
+    """Clip id of a file in data sets of AudioSet's form: its path without the ending after a `Y`, in place of `/` `__`.
+
+    `Y<ytid>` has its Y.
+    """
+    path = _parse(name).path.replace("/", "__")
+    return path if len(path) == 12 and path.startswith("Y") else f"Y{path}"
 
 
 def clip_ids(names: Iterable[str]) -> dict[str, str]:

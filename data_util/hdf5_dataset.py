@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from data_util.clip_index import clip_id_of_name
+from data_util.hdf5_output import check_written
 from errors import UserError, one_line, reading
 
 N_TARGET_BYTES = 66  # 527 classes, bit-packed
@@ -52,13 +53,22 @@ def entry(file: h5py.File, name: str, expected: str) -> h5py.Dataset:
     """The data set of this name in an open HDF5 file; `expected` words what it should hold.
 
     Raises:
-        UserError: it is not there; names what the file holds instead.
+        UserError: it is not there; names what the file holds instead. Its values are in another file: whoever made this
+            one could have us read, and pass on, any file of this machine.
     """
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+        raise _of_another_file(file, name)
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         held = ", ".join(sorted(file)) or "nothing"
         raise UserError(f"{file.filename}: no entry {name!r} ({expected}); the file holds {held}")
+    if found.external or found.is_virtual or found.file.filename != file.filename:
+        raise _of_another_file(file, name)
     return found
+
+
+def _of_another_file(file: h5py.File, name: str) -> UserError:
+    return UserError(f"{file.filename}: entry {name!r} takes its values from another file; copy them into this one")
 
 
 def read_names(file: h5py.File, names: h5py.Dataset, expected: str) -> list[str]:
@@ -94,9 +104,10 @@ class LazyHdf5:
         if self._pid != os.getpid():
             self._entries, self._file = {}, None  # handles inherited through a fork go before new ones come
             self._file = _opened(self.path)
-            with _refusing_damage(self.path):
-                self._entries = {key: item for key, item in self._file.items() if isinstance(item, h5py.Dataset)}
             self._pid = os.getpid()
+        if name not in self._entries:
+            with _refusing_damage(self.path):
+                self._entries[name] = entry(self._file, name, "as when it was opened first")
         return self._entries[name]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,6 +169,7 @@ class PackedRows:
 
     def __init__(self, file: h5py.File, names: Sequence[str]) -> None:
         """Make the entries `audio_name`, `mp3` and `target` in an open file; `names` without `.mp3`."""
+        self._file = file
         encoded = [f"{name}.mp3".encode() for name in names]
         width = max([NAME_BYTES, *map(len, encoded)])
         file.create_dataset("audio_name", data=np.array(encoded, f"S{width}"))
@@ -168,3 +180,4 @@ class PackedRows:
         """Store the bytes of a clip and its packed weak labels, uint8 [66]."""
         self._mp3[row] = np.frombuffer(mp3, np.uint8) if isinstance(mp3, bytes) else mp3
         self._target[row] = target
+        check_written(self._file)

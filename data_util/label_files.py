@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_util.clip_names import file_clip, segment_clip
 from data_util.labels import Events, Vocabulary, merge_events
 from errors import UserError, reading
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STRONG_COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+FILENAME = "filename"  # in place of segment_id: names of files, whatever they look like
+_OTHER_NAMES = {"onset": "start_time_seconds", "offset": "end_time_seconds", "event_label": "label"}
+_WEAK_LABELS = ("label", "labels", "positive_labels", "event_label")
 
-_SEGMENT = re.compile(r"\s*(.+)_(\d+)\s*")  # greedy: a YouTube id may hold underscores and dashes itself
 _UNKNOWN, _IGNORED = -2, -1
 _log = logging.getLogger(__name__)
 
@@ -29,7 +31,8 @@ def read_strong_tsv(path: str | Path, vocabulary: Vocabulary) -> Events:
     """Read strong labels as Google publishes them (segment_id, start and end in seconds, label = MID).
 
     Args:
-        path: tab-separated file with a header; CRLF, quotes and blank lines do no harm.
+        path: tab-separated file with a header; CRLF, quotes and blank lines do no harm. For recordings of one's own,
+            commas may separate, segment_id may be any name or a column `filename`, and times onset and offset.
         vocabulary: gives the class index of each MID; its `ignored_mids` are read over.
 
     Returns:
@@ -41,11 +44,15 @@ def read_strong_tsv(path: str | Path, vocabulary: Vocabulary) -> Events:
     path = Path(path)
     with reading(path, "the labels"):
         table = _read_table(path)
-    segment, label = table["segment_id"].cat, table["label"].cat
+    return _events(path, table, _clips_of_table(path, table), vocabulary)
+
+
+def _events(path: Path, table: pd.DataFrame, clips: _Clips, vocabulary: Vocabulary) -> Events:
+    """The merged events of a table."""
+    label = table["label"].cat
     class_of = np.array([_class_of(vocabulary, mid) for mid in label.categories], np.int64)[label.codes]
     _refuse(path, table, "label", class_of == _UNKNOWN, f"is none of the {len(vocabulary)} classes")
-    clip_ids, clip_of_segment = _clips_of_segments(path, table, list(segment.categories))
-    clip = clip_of_segment[segment.codes]
+    clip_ids, clip = clips.ids, clips.of_row
     rows = np.flatnonzero((clip >= 0) & (class_of >= 0))
     rows = rows[np.argsort(clip[rows], kind="stable")]
     starts = np.searchsorted(clip[rows], np.arange(len(clip_ids) + 1)).astype(np.int64)
@@ -71,17 +78,20 @@ def _read_table(path: Path) -> pd.DataFrame:
     options = {"sep": "\t", "skip_blank_lines": False, "keep_default_na": False, "na_values": [""]}
     try:
         header = pd.read_csv(path, nrows=0, **options)
-        if missing := [c for c in STRONG_COLUMNS if c not in header.columns]:
-            wanted = ", ".join(STRONG_COLUMNS)
-            raise UserError(f"{path}: no column {missing[0]}; expected tab-separated columns {wanted}")
+        if FILENAME not in header.columns and len(header.columns) == 1:
+            options["sep"] = ","
+            header = pd.read_csv(path, nrows=0, **options)
+        names = _columns(path, list(header.columns))
+        kinds = {found: kinds[name] for name, found in names.items()}
         try:
-            table = pd.read_csv(path, dtype=kinds, usecols=list(STRONG_COLUMNS), **options)
+            table = pd.read_csv(path, dtype=kinds, usecols=list(kinds), **options)
         except ValueError:  # a time that is no number: read as text to find its line
-            table = pd.read_csv(path, dtype=str, usecols=list(STRONG_COLUMNS), **options)
+            table = pd.read_csv(path, dtype=str, usecols=list(kinds), **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path} is not a tab-separated label file: {error}") from None
     table.index = table.index + 2  # line 1 is the header
-    table = table.dropna(how="all")
+    table = table.dropna(how="all").rename(columns={found: name for name, found in names.items()})
+    table.attrs["names"] = names
     for name in STRONG_COLUMNS[1:3]:
         numbers = pd.to_numeric(table[name], errors="coerce").to_numpy()
         bad = ~np.isfinite(numbers) | (numbers < 0)
@@ -93,6 +103,16 @@ def _read_table(path: Path) -> pd.DataFrame:
         _refuse(path, table, name, table[name].isna().to_numpy(), "is empty")
         table[name] = _without_blanks(table[name].astype("category"))
     return table
+
+
+def _columns(path: Path, found: list[str]) -> dict[str, str]:
+    """Published name of each column -> its name in the file."""
+    known = {**dict(zip(STRONG_COLUMNS, STRONG_COLUMNS, strict=True)), **_OTHER_NAMES, FILENAME: "segment_id"}
+    names = {known[name]: name for name in reversed(found) if name in known}
+    if missing := [c for c in STRONG_COLUMNS if c not in names]:
+        wanted = f"{', '.join(STRONG_COLUMNS)} (or filename, onset, offset, label)"
+        raise UserError(f"{path}: no column {missing[0]}; expected tab-separated columns {wanted}")
+    return names
 
 
 def _without_blanks(column: pd.Series) -> pd.Series:
@@ -109,25 +129,50 @@ def _refuse(path: Path, table: pd.DataFrame, column: str, bad: np.ndarray, why: 
         row = int(np.argmax(bad))
         more = f" ({int(bad.sum())} such lines)" if bad.sum() > 1 else ""
         value = table[column].iloc[row]
-        raise UserError(f"{path}, line {table.index[row]}: {column} {str(value)!r} {why}{more}")
+        name = table.attrs["names"][column]
+        raise UserError(f"{path}, line {table.index[row]}: {name} {str(value)!r} {why}{more}")
 
 
-def _clips_of_segments(path: Path, table: pd.DataFrame, segments: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted clip ids, and for each segment its clip index, -1 for a further segment of a video."""
-    matches = [_SEGMENT.fullmatch(segment) for segment in segments]
-    malformed = np.array([match is None for match in matches], bool)
-    codes = table[STRONG_COLUMNS[0]].cat.codes.to_numpy()
-    _refuse(path, table, STRONG_COLUMNS[0], malformed[codes], "is not <ytid>_<start ms>")
-    names = np.array([f"Y{match[1]}" for match in matches if match], dtype=np.str_)
-    seconds = np.array([int(match[2]) for match in matches if match], dtype=np.int64)
-    order = np.lexsort((seconds, names))
-    first = np.ones(len(names), bool)
-    first[1:] = names[order][1:] != names[order][:-1]
-    clip_of_segment = np.empty(len(names), np.int64)
-    clip_of_segment[order] = np.where(first, np.cumsum(first) - 1, -1)
-    if not first.all():
-        _log.warning("%s: %d videos have several segments; their first counts", path, int((~first).sum()))
-    return names[order][first], clip_of_segment
+@dataclass(frozen=True)
+class _Clips:
+    """Clips of a strong table.
+
+    Attributes:
+        ids: [N] clip ids, sorted.
+        names: [N] as the table gives them.
+        start_ms: [N] of the segments in their videos; 0 of other recordings.
+        of_row: clip of each row, -1 for a further segment of a video.
+    """
+
+    ids: np.ndarray
+    names: list[str]
+    start_ms: list[int]
+    of_row: np.ndarray
+
+
+def _clips_of_table(path: Path, table: pd.DataFrame) -> _Clips:
+    """The clips that a table names; of a video with several segments the first one."""
+    segment = table["segment_id"].cat
+    given, by_file = list(segment.categories), table.attrs["names"]["segment_id"] == FILENAME
+    parsed = [(file_clip(name), None) if by_file else segment_clip(name) for name in given]
+    ids = np.array([clip for clip, _ in parsed], dtype=np.str_)
+    start_ms = np.array([start or 0 for _, start in parsed], dtype=np.int64)
+    order = np.lexsort((start_ms, ids))
+    new = np.ones(len(ids), bool)  # in that order: a clip that the one before is not
+    new[1:] = ids[order][1:] != ids[order][:-1]
+    first = np.maximum.accumulate(np.where(new, np.arange(len(ids)), 0))
+    counts = start_ms[order] == start_ms[order][first] if len(ids) else new
+    clip = np.empty(len(ids), np.int64)
+    clip[order] = np.where(counts, np.cumsum(new) - 1, -1)
+    if not counts.all():
+        _log.warning(
+            "%s: %d further segments of a video are left out, its first one counts (of recordings that are no videos, "
+            "give the names in a column filename)",
+            path,
+            int((~counts).sum()),
+        )
+    kept = order[new].tolist()
+    return _Clips(ids[kept], [given[i] for i in kept], start_ms[kept].tolist(), clip[segment.codes])
 
 
 def read_segments(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
@@ -136,17 +181,14 @@ def read_segments(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
     Raises:
         UserError: as `read_strong_tsv`.
     """
-    import pandas as pd
-
-    events = read_strong_tsv(path, vocabulary)
-    segments = pd.read_csv(path, sep="\t", usecols=["segment_id"], dtype=str)["segment_id"].dropna().unique()
-    start_of: dict[str, int] = {}
-    for match in filter(None, map(_SEGMENT.fullmatch, segments)):
-        clip, start = f"Y{match[1]}", int(match[2])
-        start_of[clip] = min(start, start_of.get(clip, start))
-    clips = events.clip_ids.tolist()
+    path = Path(path)
+    with reading(path, "the labels"):
+        table = _read_table(path)
+    clips = _clips_of_table(path, table)
+    events = _events(path, table, clips, vocabulary)
     mids = [tuple(vocabulary.mids[c] for c in np.unique(events.of(i)[2])) for i in range(len(events))]
-    return ClipLabels(clips, [start_of[clip] for clip in clips], mids)
+    n_rows = np.bincount(clips.of_row[clips.of_row >= 0], minlength=len(mids)).tolist()
+    return ClipLabels(clips.ids.tolist(), clips.start_ms, mids, clips.names, n_rows, int((clips.of_row < 0).sum()))
 
 
 @dataclass(frozen=True)
@@ -157,24 +199,47 @@ class ClipLabels:
         clip_ids: [N] `Y<ytid>`, one each.
         start_ms: [N] start of the segment in the video, milliseconds.
         mids: [N] machine ids of each clip.
+        names: [N] the clips as the table names them.
+        n_rows: [N] rows of the table about each clip.
+        further_rows: rows about further segments of a video, which do not count.
     """
 
     clip_ids: list[str]
     start_ms: list[int]
     mids: list[tuple[str, ...]]
+    names: list[str]
+    n_rows: list[int]
+    further_rows: int = 0
 
 
 def read_weak_csv(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
     """Read weak labels: comment lines with `#`, then `ytid, start s, end s, "mid,mid,..."`.
 
+    A table of one's own may have a header instead, with a column `filename` and one of labels: a row may hold several
+    labels, and a file have several rows.
+
     Raises:
         UserError: missing file, malformed row, unknown MID (file, line, value).
     """
-    labels = ClipLabels([], [], [])
-    for line, row in _csv_rows(Path(path), "the labels", skipinitialspace=True):
-        if not row[0].startswith("#"):
-            _add_weak_row(labels, row, f"{path}, line {line}", vocabulary)
+    path = Path(path)
+    with reading(path, "the labels"), path.open(encoding="utf-8-sig") as file:
+        separator = "\t" if "\t" in file.readline() else ","
+    rows = _csv_rows(path, "the labels", skipinitialspace=True, delimiter=separator)
+    rows = [(line, row) for line, row in rows if not row[0].startswith("#")]
+    labels = ClipLabels([], [], [], [], [])
+    if rows and FILENAME in (header := [cell.strip() for cell in rows[0][1]]):
+        _add_named_rows(labels, path, header, rows[1:], vocabulary)
+        return labels
+    for line, row in rows:
+        _add_weak_row(labels, row, f"{path}, line {line}", vocabulary)
     return labels
+
+
+def holds_events(path: Path) -> bool:
+    """Whether a table holds events with times (strong labels), not labels of whole clips: by its ending and header."""
+    with reading(path, "the labels"), path.open(encoding="utf-8-sig") as file:
+        header = {cell.strip().strip('"') for cell in file.readline().replace("\t", ",").split(",")}
+    return bool(header & {"onset", "start_time_seconds"}) or (path.suffix.lower() == ".tsv" and FILENAME not in header)
 
 
 def _csv_rows(path: Path, what: str, **dialect: Any) -> list[tuple[int, list[str]]]:
@@ -190,12 +255,45 @@ def _add_weak_row(labels: ClipLabels, row: list[str], where: str, vocabulary: Vo
         ytid, start, end, mids = "", math.nan, math.nan, ""
     if not ytid or not 0 <= start < end < math.inf:
         raise UserError(f'{where}: {",".join(row)!r} is not `ytid, start s, end s, "mid,..."`')
-    found = tuple(mid.strip() for mid in mids.split(",") if mid.strip())
+    _add_clip(labels, f"Y{ytid}", round(start * 1000), _mids(mids, where, vocabulary), ytid)
+
+
+def _add_clip(labels: ClipLabels, clip: str, start_ms: int, mids: tuple[str, ...], name: str) -> None:
+    for column, value in zip(
+        (labels.clip_ids, labels.start_ms, labels.mids, labels.names, labels.n_rows),
+        (clip, start_ms, mids, name, 1),
+        strict=True,
+    ):
+        column.append(value)  # type: ignore[attr-defined]
+
+
+def _mids(cell: str, where: str, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The labels of a cell; UserError for an unknown one."""
+    found = tuple(mid.strip() for mid in cell.split(",") if mid.strip())
     if unknown := [mid for mid in found if mid not in vocabulary.index_by_mid]:
         raise UserError(f"{where}: label {unknown[0]!r} is none of the {len(vocabulary)} classes")
-    labels.clip_ids.append(f"Y{ytid}")
-    labels.start_ms.append(round(start * 1000))
-    labels.mids.append(found)
+    return found
+
+
+def _add_named_rows(
+    labels: ClipLabels, path: Path, header: list[str], rows: list[tuple[int, list[str]]], vocabulary: Vocabulary
+) -> None:
+    """Rows of file name and labels; those of one file are one clip."""
+    label = next((header.index(name) for name in _WEAK_LABELS if name in header), None)
+    if label is None:
+        raise UserError(f"{path}: no column of labels; expected filename and {' or '.join(_WEAK_LABELS)}")
+    place: dict[str, int] = {}
+    for line, row in rows:
+        where = f"{path}, line {line}"
+        if len(row) != len(header) or not (name := row[header.index(FILENAME)].strip()):
+            raise UserError(f"{where}: {','.join(row)!r} does not fit the header {','.join(header)}")
+        clip, mids = file_clip(name), _mids(row[label], where, vocabulary)
+        if clip in place:
+            i = place[clip]
+            labels.mids[i], labels.n_rows[i] = tuple(dict.fromkeys((*labels.mids[i], *mids))), labels.n_rows[i] + 1
+        else:
+            place[clip] = len(place)
+            _add_clip(labels, clip, 0, mids, name)
 
 
 def read_durations(path: str | Path) -> dict[str, float]:

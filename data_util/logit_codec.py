@@ -63,8 +63,12 @@ def decode_logits(data: bytes | np.ndarray, n_classes: int, n_frames: int) -> np
     Raises:
         ValueError: bytes of something else.
     """
+    most = -(-n_classes // 8) + n_classes * (n_frames + 1)  # bytes; a few packed ones may claim to be gigabytes
     try:
-        raw = np.frombuffer(zlib.decompress(bytes(data)), np.uint8)
+        unpacker = zlib.decompressobj()
+        raw = np.frombuffer(unpacker.decompress(bytes(data), most + 1), np.uint8)
+        if not unpacker.eof:
+            raise ValueError(f"damaged logits: cut off, or more than {most} bytes")
     except zlib.error as error:
         raise ValueError(f"damaged logits ({error})") from None
     n_mask = -(-n_classes // 8)

@@ -3,36 +3,39 @@
 Three ways to say what is heard where:
 
 - a table (CSV, TSV) with the columns filename, onset, offset, label;
-- label files beside the recordings, as Audacity (`NAME.txt`) or Raven (`NAME.selections.txt`) write them;
+- a file of another program beside each recording, or one for all of them (`annotation_formats`);
 - a folder per class, for clips of which only the class is known.
+
+In the recordings of a folder named background, noise or negative nothing happens, unless a table says otherwise.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from data_util.annotation_formats import files_beside, read_beside, read_events
 from data_util.audio_file import DecodeError, Length, measure
 from data_util.audio_folders import AUDIO_ENDINGS, beneath
 from data_util.clip_names import ClipNames
 from data_util.labels import merge_intervals
-from data_util.own_annotations import Row, read_label_file, read_table
+from data_util.own_annotations import Row
 from errors import UserError
 
 Event = tuple[float, float, str]  # onset s, offset s, label
 
-LABEL_ENDINGS = (".txt", ".audacity.txt", ".raven.txt", ".selections.txt", ".Table.1.selections.txt")
 # What programs append to the name of a recording that they cut: _chunk3, -part02, _0-10, _12.5s-22.5s
 _PIECE = re.compile(
     r"[-_ .]+(?:(?:chunk|part|piece|seg|segment|slice|window|split)[-_ ]?\d+|\d+\.?\d*s?-\d+\.?\d*s?)$", re.I
 )
+BACKGROUND_FOLDERS = frozenset({"background", "noise", "negative"})  # recordings in which nothing happens; plurals, too
 WRONG_UNIT = 0.5  # share of the events beyond the end of their file, above which something is wrong altogether
 
 
@@ -81,6 +84,8 @@ def read_own_data(
     events: Path | None = None,
     group_column: str | None = None,
     *,
+    label_column: str | None = None,
+    background: Path | None = None,
     channel: int | None = None,
     strict: bool = False,
 ) -> OwnData:
@@ -88,9 +93,11 @@ def read_own_data(
 
     Args:
         audio: folder with recordings in any format, also in folders beneath and behind links.
-        events: table of annotations; None: label files beside the recordings, or a folder per class.
+        events: file of annotations; None: label files beside the recordings, or a folder per class.
         group_column: column of that table that says which recordings belong together; None: names that differ in
             the number of a piece (`_chunk3`, `_part02`, `_10-20`) do.
+        label_column: column, tier or control that holds the labels; None: found by its name.
+        background: folder of recordings in which nothing happens, in `audio` or elsewhere.
         channel: of recordings with several, counted from 0; None: the mean of all.
         strict: refuse recordings whose end is missing; otherwise what is there counts.
 
@@ -100,20 +107,34 @@ def read_own_data(
     if not audio.is_dir():
         raise UserError(f"--audio is {audio}: there is no such folder")
     files = _find_audio(audio)
+    quiet = _background(audio, files, background)
+    loud = [file for file in files if file not in set(quiet)]
     clip_labels = False
+    notes: list[str] = []
+    told: dict[str, list[str]] = {}
+    how = {"find": _finder(audio, files), "label_column": label_column, "notes": told}
     if events is not None:
-        rows, notes = read_table(events, group_column)
-        by_file = _resolve(rows, audio, files, notes)
-    elif beside := {file: found for file in files if (found := _label_file(file))}:
-        notes = _count([f for f in files if f not in beside], "recordings without a label file, left out", audio)
-        by_file = {file: read_label_file(path, _below(file, audio)) for file, path in beside.items()}
+        rows = read_events(events, group_column=group_column, **how)
+        by_file = _by_file(rows, audio, files, told, notes)
+        notes += _count([file for file in loud if file not in by_file], NOT_LISTED, audio)
+    elif beside := files_beside(files):
+        rows = [row for file, found in beside.items() for row in read_beside(found[0], _below(file, audio), **how)]
+        if several := [found[0].name for found in beside.values() if len(found) > 1]:
+            told[SEVERAL] = several
+        by_file = _by_file(rows, audio, files, told, notes)
+        notes += _count([f for f in loud if f not in by_file], "recordings without a label file, left out", audio)
+    elif label_column is not None:
+        raise UserError(f"--label_column is {label_column}: there is no label file beside the recordings in {audio}")
     else:
-        by_file, notes = _class_folders(audio, files)
+        by_file, notes = _class_folders(audio, loud)
         clip_labels = True
-    notes += _count([f for f in files if f not in by_file], NOT_LISTED, audio) if events else []
+    quiet = [f for f in quiet if f not in by_file]
+    by_file |= {f: [Row(_below(f, audio), str(f))] for f in quiet}
+    notes += _count(quiet, "background: recordings in which nothing happens", audio)
     return _assemble(audio, by_file, clip_labels, notes, channel, strict)
 
 
+SEVERAL = "recordings with several label files, of which one is used"
 NOT_LISTED = (
     "recordings that are not in the table, left out (a line with the file name alone would say that nothing happens)"
 )
@@ -125,7 +146,22 @@ def group_of(name: str) -> str:
 
 
 def _below(file: Path, audio: Path) -> str:
-    return file.relative_to(audio).as_posix()
+    """Name of a recording: its path below the audio folder (`../quiet/a.wav` where it lies beside it)."""
+    return Path(os.path.relpath(file, audio)).as_posix()
+
+
+def _background(audio: Path, files: Sequence[Path], background: Path | None) -> list[Path]:
+    """Recordings in which nothing happens: those of `background`, and of folders that are named so."""
+    quiet = [f for f in files if f.relative_to(audio).parts[0].strip().lower().removesuffix("s") in BACKGROUND_FOLDERS]
+    if background is None:
+        return quiet
+    if not background.is_dir():
+        raise UserError(f"--background is {background}: there is no such folder")
+    known = {os.path.realpath(file): file for file in files}
+    more = [known.get(os.path.realpath(file), file) for file in beneath(background)]
+    if not more:
+        raise UserError(f"--background is {background}: it holds no audio files")
+    return sorted({*quiet, *more})
 
 
 def _find_audio(audio: Path) -> list[Path]:
@@ -147,14 +183,24 @@ def _count(items: Iterable[object], what: str, audio: Path | None = None) -> lis
 # ---- which file a row means -----------------------------------------------------------------------------------
 
 
+def _by_file(
+    rows: Sequence[Row], audio: Path, files: Sequence[Path], told: dict[str, list[str]], notes: list[str]
+) -> dict[Path, list[Row]]:
+    """Rows by file; what readers told goes into the notes."""
+    notes += [line for what, names in told.items() for line in (_count(names, what) or [what])]
+    return _resolve(rows, audio, files, notes)
+
+
 def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: list[str]) -> dict[Path, list[Row]]:
     """Rows by file; names may lack the folder or the ending where that leaves one possibility."""
     file_of = {_below(file, audio): file for file in files}
     clips = ClipNames(file_of, strict=True)
     by_file: dict[Path, list[Row]] = {}
     missing: dict[str, None] = {}
+    classes: dict[bool, dict[str, None]] = {True: {}, False: {}}  # of files that are there, and of missing ones
     for row in rows:
         found = clips.find(_inside(row, audio), row.where)
+        classes[found is not None][row.label] = None
         if found is None:
             missing[row.name] = None
         else:
@@ -162,6 +208,8 @@ def _resolve(rows: Sequence[Row], audio: Path, files: Sequence[Path], notes: lis
     if not by_file:
         raise UserError(f"none of the {len(missing)} files of the table is in {audio}, such as {next(iter(missing))}")
     notes += _count(missing, "files of the table that are missing, left out")
+    lost = sorted(classes[False].keys() - classes[True].keys() - {""})
+    notes += _count(lost, "classes of missing files alone, left out")
     return by_file
 
 
@@ -175,9 +223,22 @@ def _inside(row: Row, audio: Path) -> str:
     return inside
 
 
-def _label_file(file: Path) -> Path | None:
-    stems = (file.with_suffix(""), file)
-    return next((p for s in stems for e in LABEL_ENDINGS if (p := Path(f"{s}{e}")).is_file()), None)
+def _finder(audio: Path, files: Sequence[Path]) -> Callable[[str, str], str | None]:
+    """(name that another program wrote, where) -> name of a recording, or None.
+
+    Folders at its beginning that are not here belong to the machine where the recordings were annotated.
+    """
+    clips = ClipNames({_below(file, audio): file for file in files}, strict=True)
+    known: dict[str, str | None] = {}
+
+    def find(name: str, where: str) -> str | None:
+        if name not in known:
+            parts = [part for part in name.replace("\\", "/").split("/") if part]
+            ends = (clips.find("/".join(parts[i:]), where) for i in range(len(parts)))
+            known[name] = next((clip for clip in ends if clip is not None), None)
+        return known[name]
+
+    return find
 
 
 def _class_folders(audio: Path, files: Sequence[Path]) -> tuple[dict[Path, list[Row]], list[str]]:
@@ -185,7 +246,7 @@ def _class_folders(audio: Path, files: Sequence[Path]) -> tuple[dict[Path, list[
     if not any(len(parts) > 1 for parts in below.values()):
         raise UserError(
             f"nothing says what is heard in {audio}: give --events FILE.csv (filename, onset, offset, label), put "
-            "label files of Audacity or Raven beside the recordings, or sort them into one folder per class"
+            "label files (Audacity, Raven, Praat, ELAN) beside the recordings, or sort them into one folder per class"
         )
     rows = {f: [Row(_below(f, audio), str(f), 0.0, np.inf, p[0].strip())] for f, p in below.items() if len(p) > 1}
     return rows, _count([f for f in files if f not in rows], "recordings in no class folder, left out", audio)
@@ -204,6 +265,15 @@ class _Tally:
     points: list[str] = field(default_factory=list)
     duplicates: int = 0
     merged: int = 0
+    lost: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # class -> why -> events
+
+    def lost_classes(self, labels: Collection[str]) -> list[str]:
+        """Lines that name the classes of which no event is left, by what is wrong with their events."""
+        classes: dict[str, list[str]] = defaultdict(list)
+        for label, whys in sorted(self.lost.items()):
+            if label not in labels:
+                classes[" or ".join(sorted(whys))].append(f"{label}: {whys.total()} events")
+        return [f"classes whose events all {why}, left out: {', '.join(names)}" for why, names in classes.items()]
 
     def notes(self) -> list[str]:
         lines = _count(self.beyond, "events that begin after the end of their file, left out")
@@ -221,6 +291,8 @@ def _assemble(
 ) -> OwnData:
     durations = _measure(audio, sorted(by_file), notes, strict)
     tally = _Tally()
+    for row in (row for file, rows in by_file.items() if file not in durations for row in rows if row.label):
+        tally.lost[row.label]["are in files that cannot be read"] += 1
     recordings = []
     for file, duration in durations.items():
         rows = by_file[file]
@@ -235,8 +307,9 @@ def _assemble(
         )
     labels = sorted({label for r in recordings for *_, label in r.events})
     if not labels:
-        raise UserError(f"the annotations of {audio} hold no event")
-    notes += [*tally.notes(), *_alike(labels)]
+        why = "".join(f"; {line}" for line in tally.lost_classes(labels))
+        raise UserError(f"the annotations of {audio} hold no event{why}")
+    notes += [*tally.lost_classes(labels), *tally.notes(), *_alike(labels)]
     return OwnData(recordings, tuple(labels), clip_labels, notes)
 
 
@@ -290,8 +363,10 @@ def _events_of(rows: Sequence[Row], duration: float, tally: _Tally) -> tuple[Eve
             tally.duplicates += 1
         elif row.offset == row.onset:
             tally.points.append(row.where)
+            tally.lost[row.label]["have no duration"] += 1
         elif row.onset >= duration:
             tally.beyond.append(row.where)
+            tally.lost[row.label]["begin after the end of their file"] += 1
         else:
             if duration + 0.05 < row.offset < np.inf:  # programs round the ends of files
                 tally.cut.append(row.where)

@@ -2,13 +2,15 @@
 
     python -m data_util.pack --audio DIR --labels FILE [--labels FILE ...] --out FILE.hdf
 
-The label files say which clips there are: strong TSVs and weak CSVs as Google publishes them. The audio may have
-any format, rate and number of channels, be nested in folders or behind links, and is named `<ytid>`, `Y<ytid>` or
-`<ytid>_<start ms>`. Clips are stored as MP3, mono, 32 kHz, 10 s at most; an MP3 that is so already keeps its bytes.
+The label files say which clips there are: strong TSVs and weak CSVs as Google publishes them, or tables of one's own
+with a column filename. The audio may have any format, rate and number of channels, be nested in folders or behind
+links, and is named as the tables say, or `<ytid>`, `Y<ytid>` or `<ytid>_<start ms>`. Clips are stored as MP3, mono,
+32 kHz, 10 s at most; an MP3 that is so already keeps its bytes.
 
 Work goes on in batches beside the output (`FILE.hdf.parts`), so a killed run resumes where it was; the same request
 again finds its output and writes the report only. `FILE.hdf.report.csv` lists every clip that is missing, unreadable,
-cut off, silent, too short, clipped or duplicated. Missing and unreadable clips are left out, the others are packed.
+cut off, silent, too short, clipped or duplicated, and files without a label. Missing and unreadable clips are left
+out, the others are packed. The last lines on the screen say where every file and every row of the tables went.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import csv
 import hashlib
 import json
 import math
+import os
 import shutil
-from collections import defaultdict
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -31,17 +35,20 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+import locks
 import signals
 from atomic import check_writable, replacing
-from data_util.audio_folders import AUDIO_ENDINGS, FFMPEG_ENDINGS, beneath
+from data_util.audio_folders import AUDIO_ENDINGS, FFMPEG_ENDINGS, beneath, is_audio_name
 from data_util.channels import CHANNELS
 from data_util.hdf5_dataset import PackedRows
+from data_util.hdf5_output import create_hdf5
+from data_util.pack_account import Account, account
 from data_util.pack_clip import CRASHED, PackedClip, pack_clip
-from data_util.pack_labels import read_wanted
+from data_util.pack_labels import Wanted, WantedClip, read_wanted
 from data_util.processes import map_in_processes
 from errors import UserError, exit_on_user_error
 
-REQUEST = "pack_request"  # attribute of the output
+REQUEST = "pack_request"  # attribute of the output, and of each batch
 PROBLEMS = "pack_problems"  # entry of the output: what is wrong with the audio, as JSON
 MARKER = "request.json"  # in the folder of finished batches
 REPORT_COLUMNS = ("clip_id", "problem", "detail", "file")
@@ -70,6 +77,8 @@ class Task:
 def find_audio(folder: Path) -> dict[str, list[str]]:
     """Stem of every audio file below `folder` -> its paths relative to it, sorted, those that need FFmpeg last.
 
+    Stems are in the form of Unicode that names from tables are brought into.
+
     Raises:
         UserError: no such folder, or no audio in it.
     """
@@ -77,7 +86,7 @@ def find_audio(folder: Path) -> dict[str, list[str]]:
         raise UserError(f"--audio {folder}: there is no such folder")
     found: dict[str, list[str]] = defaultdict(list)
     for path in beneath(folder):
-        found[path.stem].append(path.relative_to(folder).as_posix())
+        found[_normal(path.stem)].append(path.relative_to(folder).as_posix())
     if not found:
         raise UserError(f"--audio {folder}: it holds no audio files ({', '.join(sorted(AUDIO_ENDINGS)[:8])}, ...)")
     return {
@@ -86,27 +95,71 @@ def find_audio(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def plan(folder: Path, label_files: Sequence[Path]) -> tuple[list[Task], list[Problem]]:
-    """Match the labelled clips with the files.
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
-    Returns:
-        (one task per clip that has a file, in the order of the labels; clips without a file or with several).
+
+@dataclass(frozen=True)
+class Plan:
+    """Which file is packed as which clip.
+
+    Attributes:
+        tasks: one per clip that has a file, in the order of the labels.
+        problems: clips without a file or with several, files without a label.
+        wanted: what the labels ask for.
+        files: clip -> its files, the one to pack first.
+        n_files: all audio files.
     """
-    audio = find_audio(folder)
+
+    tasks: list[Task]
+    problems: list[Problem]
+    wanted: Wanted
+    files: dict[str, list[str]]
+    n_files: int
+
+
+def plan(folder: Path, label_files: Sequence[Path]) -> Plan:
+    """Match the labelled clips with the files."""
+    audio, wanted = find_audio(folder), read_wanted(label_files)
+    files = _files_of(wanted.clips, audio)
     tasks, problems = [], []
-    for wanted in read_wanted(label_files):
-        ytid = wanted.clip_id[1:]
-        names = (wanted.clip_id, ytid, f"{ytid}_{wanted.start_ms}", f"{wanted.clip_id}_{wanted.start_ms}")
-        files = [path for name in names for path in audio.get(name, [])]
-        if not files:
-            problems.append(Problem(wanted.clip_id, "missing", "no file of this name", ""))
+    for clip in wanted.clips:
+        paths = files.get(clip.clip_id)
+        if not paths:
+            problems.append(Problem(clip.clip_id, "missing", "no file of this name", ""))
             continue
-        if len(files) > 1:
-            problems.append(Problem(wanted.clip_id, "duplicated", f"{files[0]} is taken", "; ".join(files[1:])))
-        tasks.append(Task(wanted.clip_id, files[0], wanted.target))
+        if len(paths) > 1:
+            problems.append(Problem(clip.clip_id, "duplicated", f"{paths[0]} is taken", "; ".join(paths[1:])))
+        tasks.append(Task(clip.clip_id, paths[0], clip.target))
     if not tasks:
         raise UserError(f"no file in {folder} is named after a clip of {', '.join(map(str, label_files))}")
-    return tasks, problems
+    known = {path for paths in files.values() for path in paths}
+    everything = [path for paths in audio.values() for path in paths]
+    problems += [Problem("", "no label", "no table names it", path) for path in everything if path not in known]
+    return Plan(tasks, problems, wanted, files, len(everything))
+
+
+def _files_of(clips: Sequence[WantedClip], audio: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Files of each clip that has some; each belongs to one clip, first of all to the one that has its name."""
+    owner: dict[str, str] = {}
+    files: dict[str, list[str]] = defaultdict(list)
+    for of_clip in (slice(0, 1), slice(1, None)):
+        for clip in clips:
+            for path in (path for name in clip.names[of_clip] for path in _named(name, audio)):
+                if owner.setdefault(path, clip.clip_id) == clip.clip_id and path not in files[clip.clip_id]:
+                    files[clip.clip_id].append(path)
+    return {clip: paths for clip, paths in files.items() if paths}
+
+
+def _named(name: str, audio: Mapping[str, Sequence[str]]) -> list[str]:
+    """Files with a name: a stem or the end of a path, with or without an ending; one with that very ending first."""
+    path, ending = _normal(name.strip().replace("\\", "/")).removeprefix("./"), ""
+    if is_audio_name(path):
+        path, ending = os.path.splitext(path)
+    found = audio.get(path.rpartition("/")[2], ())
+    if "/" in path:
+        found = [p for p in found if f"/{_normal(os.path.splitext(p)[0])}".endswith(f"/{path}")]
+    return sorted(found, key=lambda file: os.path.splitext(file)[1] != ending) if ending else list(found)
 
 
 @dataclass(frozen=True)
@@ -128,6 +181,21 @@ def fingerprint(folder: Path, tasks: Sequence[Task], rules: ClipRules) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What packing came to.
+
+    Attributes:
+        problems: the report.
+        account: where every file and row went.
+        is_new: False where this very output was there already.
+    """
+
+    problems: list[Problem]
+    account: Account
+    is_new: bool
+
+
 def pack(
     folder: Path,
     label_files: Sequence[Path],
@@ -137,6 +205,20 @@ def pack(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> list[Problem] | None:
+    """Pack a folder, see `pack_and_account`: its report, or None if this very output is there already."""
+    outcome = pack_and_account(folder, label_files, out, rules=rules, workers=workers, overwrite=overwrite)
+    return outcome.problems if outcome.is_new else None
+
+
+def pack_and_account(
+    folder: Path,
+    label_files: Sequence[Path],
+    out: Path,
+    *,
+    rules: ClipRules = ClipRules(),
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Outcome:
     """Pack a folder; see the module.
 
     Args:
@@ -148,15 +230,23 @@ def pack(
         overwrite: replace an output made from other files.
 
     Returns:
-        The report; None if this very output is there already (its report is written anew: which clips are missing
-        may have changed).
+        What came of it. The report of an output that is there already is written anew: which clips are missing may
+        have changed.
 
     Raises:
         UserError: nothing to pack, unreadable labels, or an output that is something else.
-        OSError: the output cannot be written.
+        OSError: the output cannot be written, or another process is writing it.
     """
     check_writable(out)
-    tasks, problems = plan(folder, label_files)
+    with locks.held(out):
+        return _pack(folder, label_files, out, rules, workers, overwrite)
+
+
+def _pack(
+    folder: Path, label_files: Sequence[Path], out: Path, rules: ClipRules, workers: int | None, overwrite: bool
+) -> Outcome:
+    planned = plan(folder, label_files)
+    tasks = planned.tasks
     request = json.dumps({"sha256": fingerprint(folder, tasks, rules), "clips": len(tasks)})
     done = out.exists() and _request_of(out) == request
     if out.exists() and not done and not overwrite:
@@ -165,14 +255,16 @@ def pack(
     if not done or overwrite:
         done = False
         _open_parts(parts, request)
-        with signals.telling(lambda: _progress(parts, len(tasks))):
-            _pack_parts(folder, tasks, parts, rules, workers)
+        with signals.telling(lambda: _progress(parts, len(tasks), request)):
+            _pack_parts(folder, tasks, parts, rules, workers, request)
             _merge(parts, tasks, out, request)
-    problems = sorted(problems + _problems_of(out), key=lambda p: (p.clip_id, p.problem, p.file))
+    of_audio, packed = _read_output(out)
+    problems = sorted(planned.problems + of_audio, key=lambda p: (p.clip_id, p.problem, p.file))
     _write_report(report_path(out), problems)
     if _marks(parts, request):
         shutil.rmtree(parts, ignore_errors=True)
-    return None if done else problems
+    why = {p.clip_id: p.problem for p in of_audio}
+    return Outcome(problems, account(planned.wanted, planned.files, planned.n_files, packed, why), not done)
 
 
 def _request_of(out: Path) -> str | None:
@@ -184,9 +276,10 @@ def _request_of(out: Path) -> str | None:
         return None
 
 
-def _problems_of(out: Path) -> list[Problem]:
+def _read_output(out: Path) -> tuple[list[Problem], list[str]]:
+    """What is wrong with the audio, and the clips that are packed."""
     with h5py.File(out) as file:
-        return _read_problems(file)
+        return _read_problems(file), [name.decode().removesuffix(".mp3") for name in file["audio_name"][:]]
 
 
 def _read_problems(file: h5py.File) -> list[Problem]:
@@ -215,8 +308,9 @@ def _marks(parts: Path, request: str) -> bool:
     return marker.is_file() and marker.read_text(encoding="utf-8") == request
 
 
-def _progress(parts: Path, n_tasks: int) -> str:
-    done = [min(BATCH, n_tasks - first) for first in range(0, n_tasks, BATCH) if _part_path(parts, first).is_file()]
+def _progress(parts: Path, n_tasks: int, request: str) -> str:
+    firsts = [first for first in range(0, n_tasks, BATCH) if _request_of(_part_path(parts, first)) == request]
+    done = [min(BATCH, n_tasks - first) for first in firsts]
     return f"{sum(done)} of {n_tasks} clips are in {parts}; the same command resumes"
 
 
@@ -224,9 +318,11 @@ def _part_path(parts: Path, first: int) -> Path:
     return parts / f"{first:09d}.hdf"
 
 
-def _pack_parts(folder: Path, tasks: Sequence[Task], parts: Path, rules: ClipRules, workers: int | None) -> None:
-    """Encode the batches that are not there yet."""
-    firsts = [k for k in range(0, len(tasks), BATCH) if not _part_path(parts, k).is_file()]
+def _pack_parts(
+    folder: Path, tasks: Sequence[Task], parts: Path, rules: ClipRules, workers: int | None, request: str
+) -> None:
+    """Encode the batches that are not there yet, or that another request has left."""
+    firsts = [k for k in range(0, len(tasks), BATCH) if _request_of(_part_path(parts, k)) != request]
     left = [task for k in firsts for task in tasks[k : k + BATCH]]
     paths = [folder / task.file for task in left]
     packed = map_in_processes(partial(pack_clip, **asdict(rules)), paths, workers, lambda _: CRASHED)
@@ -234,13 +330,13 @@ def _pack_parts(folder: Path, tasks: Sequence[Task], parts: Path, rules: ClipRul
         done = iter(clips)
         for first in firsts:
             batch = tasks[first : first + BATCH]
-            _write_part(_part_path(parts, first), batch, list(islice(done, len(batch))))
+            _write_part(_part_path(parts, first), batch, list(islice(done, len(batch))), request)
 
 
-def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip]) -> None:
+def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip], request: str) -> None:
     """One finished batch: the packed clips and what is wrong with them."""
     good = [(task, clip) for task, clip in zip(tasks, packed, strict=True) if clip.mp3]
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, create_hdf5(temporary) as file:
         rows = PackedRows(file, [task.clip_id for task, _ in good])
         for row, (task, clip) in enumerate(good):
             rows.write(row, clip.mp3, np.frombuffer(task.target, np.uint8))
@@ -251,6 +347,7 @@ def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip])
             for problem, detail in clip.problems
         ]
         _store_problems(file, problems)
+        file.attrs[REQUEST] = request
 
 
 def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> None:
@@ -270,7 +367,7 @@ def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> None:
             clip_ids += names
     if not clip_ids:
         raise UserError(f"not one of the {len(tasks)} files can be read; first: {problems[0].detail}")
-    with replacing(out) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(out) as temporary, create_hdf5(temporary) as file:
         rows, row = PackedRows(file, clip_ids), 0
         for path in tqdm(paths, desc=f"writing {out}", unit="batch"):
             with h5py.File(path) as part:
@@ -297,7 +394,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         action="append",
         metavar="FILE",
-        help="strong TSV or weak CSV as published; may be given several times",
+        help="strong TSV or weak CSV as published, or with a column filename; may be given several times",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.hdf", help="the packed file")
     parser.add_argument(
@@ -322,7 +419,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--workers {args.workers}: must be at least 1")
     if not 0 <= args.min_seconds < math.inf:
         raise UserError(f"--min_seconds {args.min_seconds}: must be a number of seconds from 0 on")
-    problems = pack(
+    outcome = pack_and_account(
         args.audio,
         args.labels,
         args.out,
@@ -330,15 +427,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         workers=args.workers,
         overwrite=args.overwrite,
     )
-    if problems is None:
+    if outcome.is_new:
+        counts = Counter(problem.problem for problem in outcome.problems)
+        found = ", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "no problems"
+        with h5py.File(args.out) as file:
+            print(f"{args.out}: {len(file['audio_name'])} clips packed; {found} ({report_path(args.out)})")
+    else:
         print(f"{args.out} is made from these very files already: nothing to do ({report_path(args.out)})")
-        return
-    counts: dict[str, int] = defaultdict(int)
-    for problem in problems:
-        counts[problem.problem] += 1
-    found = ", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "no problems"
-    with h5py.File(args.out) as file:
-        print(f"{args.out}: {len(file['audio_name'])} clips packed; {found} ({report_path(args.out)})")
+    print("\n".join(outcome.account.lines()))
 
 
 if __name__ == "__main__":

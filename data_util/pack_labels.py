@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_util.label_files import read_segments, read_weak_csv
+from data_util.label_files import holds_events, read_segments, read_weak_csv
 from data_util.labels import Vocabulary, load_vocabulary
 
 
 @dataclass(frozen=True)
 class WantedClip:
-    """A labelled clip: `Y<ytid>`, start of the segment in the video (ms), bit-packed weak labels (66 bytes)."""
+    """A labelled clip.
+
+    Attributes:
+        clip_id: `Y<ytid>`, or `Y` and the name of another recording.
+        names: stems or paths of files that it may have; a file with the first one is no other clip's.
+        target: bit-packed weak labels (66 bytes).
+        n_rows: rows of the tables that are about it and count.
+    """
 
     clip_id: str
-    start_ms: int
+    names: tuple[str, ...]
     target: bytes
+    n_rows: int = 1
 
 
-def read_wanted(label_files: Sequence[Path]) -> list[WantedClip]:
-    """Clips of strong TSVs and weak CSVs, each once, in the order of the files.
+@dataclass(frozen=True)
+class Wanted:
+    """What label files ask for.
+
+    Attributes:
+        clips: each once, in the order of the files.
+        repeated_rows: rows that do not count: about a clip that a table of the kind has described already, or about a
+            further segment of a video.
+    """
+
+    clips: list[WantedClip]
+    repeated_rows: int
+
+
+def read_wanted(label_files: Sequence[Path]) -> Wanted:
+    """Clips of strong and weak tables.
 
     Weak labels of a weak CSV count where a clip has them; else those classes of its strong labels that are weak
     classes too (same MID).
@@ -31,21 +54,37 @@ def read_wanted(label_files: Sequence[Path]) -> list[WantedClip]:
         UserError: a file cannot be read as what its header says, or names an unknown class.
     """
     weak_vocabulary, strong_vocabulary = load_vocabulary("weak"), load_vocabulary("strong")
-    start_of: dict[str, int] = {}
+    names_of: dict[str, tuple[str, ...]] = {}
+    n_rows: Counter[str] = Counter()
+    repeated = 0
     weak: dict[str, tuple[str, ...]] = {}
     strong: dict[str, tuple[str, ...]] = {}
     for path in label_files:
-        if path.suffix.lower() == ".tsv":
+        if holds_events(path):
             found, mids_of = read_segments(path, strong_vocabulary), strong
         else:
             found, mids_of = read_weak_csv(path, weak_vocabulary), weak
-        for clip, start_ms, mids in zip(found.clip_ids, found.start_ms, found.mids, strict=True):
-            start_of.setdefault(clip, start_ms)
-            mids_of.setdefault(clip, mids)
-    return [
-        WantedClip(clip, start, pack_target(weak.get(clip, strong.get(clip, ())), weak_vocabulary).tobytes())
-        for clip, start in start_of.items()
+        repeated += found.further_rows
+        columns = (found.clip_ids, found.names, found.start_ms, found.mids, found.n_rows)
+        for clip, name, start_ms, mids, n in zip(*columns, strict=True):
+            names_of.setdefault(clip, spellings(clip, name, start_ms))
+            if clip in mids_of:
+                repeated += n
+            else:
+                mids_of[clip], n_rows[clip] = mids, n_rows[clip] + n
+    clips = [
+        WantedClip(
+            clip, names, pack_target(weak.get(clip, strong.get(clip, ())), weak_vocabulary).tobytes(), n_rows[clip]
+        )
+        for clip, names in names_of.items()
     ]
+    return Wanted(clips, repeated)
+
+
+def spellings(clip_id: str, name: str, start_ms: int) -> tuple[str, ...]:
+    """Names of files that a clip may have: what the table says, and the spellings of AudioSet."""
+    bare = clip_id[1:]
+    return tuple(dict.fromkeys((name, clip_id, bare, f"{bare}_{start_ms}", f"{clip_id}_{start_ms}")))
 
 
 def pack_target(mids: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:

@@ -3,9 +3,9 @@
     python -m data_util.synthetic --out DIR --train 480 --eval 96 --seed 0
     python -m data_util.synthetic --out DIR --layout dcase2016task2
 
-Writes the three HDF5 files (32 kHz MP3), both label TSVs and `synthetic.json`, which records the request: the same
-request again finds its files and does nothing. The same seed gives the same bytes. `--layout` chooses the layout of a
-downstream task instead: see `data_util.synthetic_layouts`.
+Writes the three HDF5 files (32 kHz MP3), both label TSVs, `eval_durations.csv` and `synthetic.json`, which records the
+request: the same request again finds its files and does nothing. The same seed gives the same bytes. `--layout` chooses
+the layout of a downstream task instead: see `data_util.synthetic_layouts`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-import h5py
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
+import locks
 import signals
 from atomic import replacing
 from command_line import check_output
 from data_util.audio import CLIP_SECONDS
+from data_util.audio_output import write_audio
 from data_util.hdf5_dataset import PackedRows
+from data_util.hdf5_output import create_hdf5
 from data_util.label_files import STRONG_COLUMNS
 from data_util.labels import load_vocabulary
 from data_util.pack_clip import encode_mp3
@@ -46,7 +47,7 @@ SHIFT_SECONDS = 1.0  # largest shift of a noisy label
 EVENTS_PER_CLIP = (1, 6)
 _EVENT_COUNT_ODDS = (1, 2, 4, 4, 2, 1)
 _NOISE_FLOOR = (-66.0, -54.0)  # dBFS
-_FORMAT = 4  # raise it when the same request gives other bytes
+_FORMAT = 5  # raise it when the same request gives other bytes
 
 Event = tuple[float, float, str]  # onset s, offset s, MID
 
@@ -148,7 +149,7 @@ def make_example(path: Path, seed: int, *, overwrite: bool = False) -> list[tupl
     if not overwrite and (taken := [p for p in (path, table) if p.exists()]):
         raise UserError(f"{taken[0]} is there already; add --overwrite to replace it")
     with replacing(path) as part:
-        soundfile.write(part, audio, RATE, format="WAV", subtype="PCM_16")
+        write_audio(part, audio, RATE, form="WAV", subtype="PCM_16")
     with replacing(table) as part:
         part.write_text(text, encoding="utf-8")
     return named
@@ -177,7 +178,8 @@ def make_dataset(out: Path, request: Request, *, overwrite: bool = False, worker
     }
     tables = {split: out / f"audioset_{split}_strong.tsv" for split in ("train", "eval")}
     files = {part: out / f"{part}_segments_mp3.hdf" for part in parts}
-    if not _must_write(out, request, [*files.values(), *tables.values()], overwrite):
+    durations = out / "eval_durations.csv"
+    if not _must_write(out, request, [*files.values(), *tables.values(), durations], overwrite):
         return False
     (out / MANIFEST).unlink(missing_ok=True)  # comes back last: a set without it is not whole
     events: dict[str, list[tuple[str, Event]]] = {"train": [], "eval": []}
@@ -194,6 +196,9 @@ def make_dataset(out: Path, request: Request, *, overwrite: bool = False, worker
     rng = np.random.default_rng([request.seed, 3])
     _write_tsv(tables["train"], _disturb(events["train"], request.label_noise, rng))
     _write_tsv(tables["eval"], events["eval"])
+    with replacing(durations) as temporary:
+        lines = (f"Y{make_ytid(request.seed, 'eval', i)},{CLIP_SECONDS:g}\n" for i in range(request.eval))
+        temporary.write_text("".join(lines), encoding="utf-8")
     with replacing(out / MANIFEST) as temporary:
         temporary.write_text(json.dumps(asdict(request), indent=2) + "\n", encoding="utf-8")
     return True
@@ -219,7 +224,7 @@ def _write_hdf5(
     """Pack clips as they come; returns (ytid, event) of all of them."""
     events = []
     vocabulary = load_vocabulary("weak")
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, create_hdf5(temporary) as file:
         rows = PackedRows(file, [f"{prefix}Y{ytid}" for ytid in ytids])
         for row, clip in enumerate(clips):
             rows.write(row, clip.mp3, pack_target([mid for _, _, mid in clip.events], vocabulary))
@@ -311,7 +316,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     _check(args)
     if args.out is not None:
-        with signals.telling(lambda: f"{args.out} is not whole; to make it: the same command with --overwrite"):
+        how = f"{args.out} is not whole; to make it: the same command with --overwrite"
+        with locks.held(args.out, folder=True), signals.telling(lambda: how):
             written = (_write_audioset if args.layout == AUDIOSET else _write_layout)(args)
         print(written)
     if args.example is not None:

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from data_util.audio import resample
+from data_util.audio_output import write_audio
 from data_util.downstream import TASKS, TAU_SCENES
 from data_util.labels import load_vocabulary
 from data_util.sounds import RATE, SOUNDS, Sound
@@ -77,7 +77,7 @@ def instrument(index: int) -> Sound:
 
 def _write(path: Path, audio: np.ndarray, form: str = "WAV", subtype: str = "PCM_16") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, audio, FILE_RATE, format=form, subtype=subtype)
+    write_audio(path, audio, FILE_RATE, form=form, subtype=subtype)
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[object]], delimiter: str = ",") -> None:

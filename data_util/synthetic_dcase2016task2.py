@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from data_util.audio import SAMPLE_RATE, resample
+from data_util.audio_output import write_audio
 from data_util.hear_files import LABEL_COLUMNS, LABELS_FILE, METADATA_FILE, SPLITS
 from data_util.sounds import RATE, SOUNDS, Sound
 from data_util.synthetic_layouts import LayoutRequest, register_layout
@@ -42,7 +42,7 @@ def make_dcase2016task2(folder: Path, request: LayoutRequest) -> None:
         for index in range(request.train if split == "train" else request.eval):
             audio, found = make_scene(np.random.default_rng([request.seed, 16, number, index]), request.seconds)
             name = f"{split}_{index:03d}.wav"
-            soundfile.write(audio_folder / name, audio, SAMPLE_RATE, subtype="PCM_16")
+            write_audio(audio_folder / name, audio, SAMPLE_RATE, subtype="PCM_16")
             events[name] = found
         _write_json(folder / f"{split}.json", events)
     with (folder / LABELS_FILE).open("w", encoding="utf-8", newline="") as file:

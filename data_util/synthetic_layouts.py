@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from atomic import replacing, unfinished
+from atomic import naming, replacing, unfinished
 from errors import UserError
+from locks import FOLDER_LOCK
 
 MANIFEST = "synthetic.json"
 # Where layouts are registered; a new module is one more line.
@@ -112,14 +113,14 @@ def make_layout(out: Path, request: LayoutRequest, *, overwrite: bool = False) -
     held = _read_manifest(out)
     if held is not None and held.get("request") == asdict(request):
         return False
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name != FOLDER_LOCK for path in out.iterdir())):
         if held is None:
             raise UserError(f"--out {out} holds files that this command did not write; choose another folder")
         if not overwrite:
             raise UserError(f"--out {out} holds another synthetic set; choose another folder or add --overwrite")
     out.mkdir(parents=True, exist_ok=True)
     place = tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent)
-    with unfinished(Path(place)) as part:
+    with unfinished(Path(place)) as part, naming(part, out):
         layout.make(part, request)
         names = sorted(path.name for path in part.iterdir())
         (out / MANIFEST).unlink(missing_ok=True)  # comes back last: a set without it is not whole

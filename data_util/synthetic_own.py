@@ -13,9 +13,9 @@ import io
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 
+from data_util.audio_output import write_audio
 from data_util.own_data import Event
 from data_util.sounds import RATE, Generator, beep, clicking, hiss, noise, siren
 from data_util.synthetic_layouts import LayoutRequest, register_layout
@@ -82,7 +82,7 @@ def write_recordings(folder: Path, n_files: int, seconds: float, seed: tuple[int
         audio, events_of_file = make_recording(rng, round(seconds * rng.uniform(*LENGTHS), 2))
         suffix, rate, channels = FILES[i % len(FILES)]
         audio = np.clip(soxr.resample(audio, RATE, rate), -1, 1)
-        soundfile.write(folder / "audio" / f"{stem}{suffix}", np.repeat(audio[:, None], channels, axis=1), rate)
+        write_audio(folder / "audio" / f"{stem}{suffix}", np.repeat(audio[:, None], channels, axis=1), rate)
         events[f"{stem}{suffix}"] = events_of_file
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

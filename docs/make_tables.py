@@ -72,6 +72,8 @@ def options_of(cls: type) -> Callable[[], str]:
         for f in dataclasses.fields(cls):
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
             choices = f" ({', '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
+            if f.metadata["choices"] == config.sequence_models():  # a new one is not to touch the README
+                choices = " ([which](docs/sequence_models.md))"
             rows.append(_row(f"`--{f.name}`", _default(default), f.metadata["help"] + choices))
         return _table(("option", "default", "meaning"), rows)
 

@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 import signals
-from atomic import replacing
-from helpers.run_folder import LAST, PERIODIC, remove
+from errors import describe
+from helpers.run_folder import LAST, PERIODIC, remove, write_checkpoint
 
 log = logging.getLogger("efficientsed")
 
@@ -84,8 +85,11 @@ class GracefulInterrupt(pl.Callback):
         with suppress(OSError):  # not by the log: it may be in the middle of a line
             os.write(2, b"\nstopping after this step (a second signal: at once) ...\n")
 
-    def _stop(self) -> NoReturn:
+    def _stop(self, trainer: pl.Trainer) -> NoReturn:
         path = self.folder / LAST
+        if trouble := unwritten(trainer).get(_real(path)):
+            older = f"; --resume {path.parent} goes on from the state before" if path.exists() else ""
+            raise KeyboardInterrupt(f"{describe(trouble)}{older}")
         raise KeyboardInterrupt(*[f"saved {path}; resume with --resume {path.parent}"] * path.exists())
 
     def on_train_batch_end(
@@ -93,7 +97,7 @@ class GracefulInterrupt(pl.Callback):
     ) -> None:
         if between_steps(trainer, batch_idx) and agreed(trainer, self.requested):
             trainer.save_checkpoint(self.folder / LAST)
-            self._stop()
+            self._stop(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -105,7 +109,7 @@ class GracefulInterrupt(pl.Callback):
             trainer.save_checkpoint(self.folder / LAST)
             self._validation_is_due = False
         if wanted:
-            self._stop()
+            self._stop(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -117,13 +121,13 @@ class GracefulInterrupt(pl.Callback):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         if self.requested and trainer.state.fn == TrainerFn.FITTING:
-            self._stop()
+            self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         over = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
         if not over and agreed(trainer, self.requested, every=1):
             trainer.save_checkpoint(self.folder / LAST)
-            self._stop()
+            self._stop(trainer)
 
 
 class KeepSignals(pl.Callback):
@@ -184,16 +188,101 @@ def agreed(trainer: pl.Trainer, wanted: bool, every: int = AGREE_EVERY) -> bool:
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints appear under their name only when they are whole; where the disk is full, the older ones stay and
-    the run goes on."""
+    """Checkpoints appear under their name only when they are whole. Where one cannot be written, as on a full disk, the
+    older one stays, the run goes on, and the state is kept in memory until it is on disk (`RetryCheckpoints`).
+
+    Attributes:
+        unwritten: the checkpoints that are not on disk, and why.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unwritten: dict[Path, OSError] = {}
+        self._states: dict[Path, io.BytesIO] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
+        path = _real(path)
+        self._states[path] = buffer
+        self._write(path)
+
+    def retry(self) -> None:
+        """Try again to write what is not on disk yet."""
+        for path in list(self._states):
+            self._write(path)
+
+    def _write(self, path: Path) -> None:
         try:
-            with replacing(path) as part, part.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
+            write_checkpoint(path, self._states[path].getbuffer())
         except OSError as error:
-            log.warning("checkpoint %s was not written: %s; the run goes on", path, error.strerror or error)
+            if path not in self.unwritten:
+                log.warning("checkpoint %s was not written: %s; the run tries again", path, error.strerror or error)
+            self.unwritten[path] = error
+            if path.match(PERIODIC):  # the next one takes its place
+                del self._states[path], self.unwritten[path]
+            return
+        del self._states[path]
+        if self.unwritten.pop(path, None) is not None:
+            log.info("checkpoint %s is written now", path)
+
+
+class RetryCheckpoints(pl.Callback):
+    """Write checkpoints that could not be written, at each validation and at the end."""
+
+    def _retry(self, trainer: pl.Trainer, *_: Any) -> None:
+        if (checkpoints := writer_of(trainer)) is not None:
+            checkpoints.retry()
+
+    on_validation_end = on_train_epoch_end = on_train_end = _retry
+
+
+def writer_of(trainer: pl.Trainer) -> AtomicCheckpoints | None:
+    """What writes the checkpoints of a run; None where a strategy has its own way."""
+    writer = trainer.strategy.checkpoint_io
+    return writer if isinstance(writer, AtomicCheckpoints) else None
+
+
+def unwritten(trainer: pl.Trainer) -> dict[Path, OSError]:
+    """The checkpoints of a run that are not on disk, and why."""
+    checkpoints = writer_of(trainer)
+    return checkpoints.unwritten if checkpoints is not None and trainer.is_global_zero else {}
+
+
+class KeepBest(ModelCheckpoint):
+    """`ModelCheckpoint` that tells a resumed run about the best state that is on disk, where a better one is not yet.
+
+    Args:
+        writer: of the run.
+    """
+
+    def __init__(self, writer: AtomicCheckpoints, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._writer, self._saving = writer, False
+        self._on_disk = super().state_dict()
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        self._saving = True
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        finally:
+            self._saving = False
+        self.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says about the best one; the best one itself is right about that as soon as it is there."""
+        if not self._saving and _real(self.best_model_path) in self._writer.unwritten:
+            return self._on_disk
+        state = {**super().state_dict(), "best_k_models": dict(self.best_k_models)}
+        if not self._saving:
+            self._on_disk = state
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best score so far, if its state is there."""
+        if Path(state_dict["best_model_path"] or "nowhere").exists():
+            super().load_state_dict(state_dict)
+
+
+def _real(path: str | Path) -> Path:
+    return Path(os.path.realpath(path))

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from data_util.audio_file import AudioFile
+from data_util.audio_output import write_audio
 from helpers.events import EventTable
 from helpers.outputs import OutputFolder, seconds
 
@@ -25,8 +26,6 @@ def cut_clips(folder: OutputFolder, source: str, stem: str, table: EventTable, c
         table: events of the source.
         channel: write this one only; None: all.
     """
-    import soundfile
-
     written = []
     with AudioFile(Path(source)) as file:
         kind, rate = file.wav_subtype, file.sample_rate
@@ -38,6 +37,6 @@ def cut_clips(folder: OutputFolder, source: str, stem: str, table: EventTable, c
             times = f"{seconds(event.onset):0>9}-{seconds(event.offset):0>9}"
             name = f"{stem}/{times}_{safe_name(event.label)}.wav"
             written.append(
-                folder.write(name, lambda path, s=samples, r=rate: soundfile.write(path, s, r, kind))  # type: ignore[misc]
+                folder.write(name, lambda path, s=samples, r=rate: write_audio(path, s, r, subtype=kind))  # type: ignore[misc]
             )
     return written

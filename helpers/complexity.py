@@ -7,9 +7,13 @@ Counted are, for one clip:
 - convolutions: outputs x inputs per output (kernel x channels per group);
 - linear layers and other matrix products: rows x columns x inner dimension, in every frame;
 - attention: both products of queries, keys and values, T x T x D each;
-- recurrent layers (GRU): 3 D (C + D) per frame, layer and direction, for C features in and D out;
+- recurrent layers: G D (C + D) per frame, layer and direction, for C features in, D out and G gates (GRU 3, LSTM 4,
+  plain 1), and H D more for an LSTM that projects its H states to D;
 - scans: the multiplications of the recurrence that they replace (method `macs` of the scan's module), so the
   figure does not depend on how the scan is computed.
+
+A model with an operation that multiplies and that is none of these (a Fourier transform, a kernel of another package)
+has an unknown number of MACs, never too small a one.
 
 Not counted are what costs little beside them: norms, activations, gates, softmax, resampling, and the mel front end.
 """
@@ -21,6 +25,7 @@ import contextlib
 import functools
 import itertools
 import platform
+import re
 import sys
 import time
 import weakref
@@ -57,11 +62,12 @@ class Cost:
     macs: collections.Counter[str] = field(default_factory=collections.Counter)  # by kind, see the module
     peak_bytes: int = 0  # largest sum of the tensors alive at once, input and output with them, weights not
     windows: list[Window] = field(default_factory=list)  # convolutions in the order in which they ran
+    unknown: set[str] = field(default_factory=set)  # operations that multiply, of which we do not know how often
 
     @property
-    def total_macs(self) -> int:
-        """MACs of all kinds."""
-        return sum(self.macs.values())
+    def total_macs(self) -> int | None:
+        """MACs of all kinds; None where an operation is unknown."""
+        return None if self.unknown else sum(self.macs.values())
 
 
 @dataclass
@@ -83,9 +89,16 @@ class Complexity:
         return sum(part.parameters for part in self.parts.values())
 
     @property
-    def macs(self) -> int:
-        """MACs of the whole model."""
-        return sum(part.total_macs for part in self.parts.values())
+    def macs(self) -> int | None:
+        """MACs of the whole model; None where an operation is unknown."""
+        totals = [part.total_macs for part in self.parts.values()]
+        known = [total for total in totals if total is not None]
+        return sum(known) if len(known) == len(totals) else None
+
+    @property
+    def unknown(self) -> set[str]:
+        """Operations that multiply, of which we do not know how often."""
+        return set().union(*(part.unknown for part in self.parts.values()))
 
     @property
     def peak_bytes(self) -> int:
@@ -98,11 +111,14 @@ class Complexity:
 
         Attention and recurrence see all frames. Means over the clip (squeeze-and-excitation) are left out.
         """
-        unlimited = {"attention", "recurrence"}
-        if unlimited & self.backbone.macs.keys():
+        if _sees_all(self.backbone):
             return None, None
         bins, frames = receptive_field([*self.backbone.windows, *self.sequence.windows])
-        return bins, None if unlimited & self.sequence.macs.keys() else frames
+        return bins, None if _sees_all(self.sequence) else frames
+
+
+def _sees_all(cost: Cost) -> bool:
+    return bool({"attention", "recurrence"} & cost.macs.keys() or cost.unknown)
 
 
 def receptive_field(windows: Sequence[Window]) -> tuple[int, int]:
@@ -143,6 +159,20 @@ RULES: dict[Any, tuple[str, Callable[[Sequence[Any], Any], int]]] = {
 }
 
 
+# Names of operations that multiply; those without a rule above are unknown.
+_MULTIPLIES = re.compile(r"fft|rnn|lstm|gru|conv(?!ert)|m[mv]$|addr|dot|attention|einsum|linear|scan|cdist")
+_RESAMPLES = "upsample"
+
+
+def _is_unknown(func: Any) -> bool:
+    """Whether an operation without a rule may cost much: by its name, or as it is none of PyTorch's."""
+    space, _, name = func.name().partition("::")
+    name = name.partition(".")[0]
+    if space not in ("aten", "prim", "prims"):
+        return True
+    return _RESAMPLES not in name and _MULTIPLIES.search(name) is not None
+
+
 class CostCounter(TorchDispatchMode):
     """While active, adds the cost of every operation to `cost`.
 
@@ -168,6 +198,8 @@ class CostCounter(TorchDispatchMode):
             self.cost.macs[kind] += macs(args, out)
             if kind == "convolution":
                 self.cost.windows.append(_window(*args))
+        elif self.counting and _is_unknown(func):
+            self.cost.unknown.add(func.name())
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self.follow(tensor)
@@ -197,19 +229,29 @@ def _window(_: Tensor, weight: Tensor, __: Tensor | None, stride: Any, ___: Any,
     return Window(pair(weight.shape[2:], missing), pair(stride, missing), pair(dilation, missing))
 
 
+_GATES = {"GRU": 3, "LSTM": 4, "RNN_TANH": 1, "RNN_RELU": 1}  # by the mode of recurrent layers
+_CELL_GATES = {nn.GRUCell: 3, nn.LSTMCell: 4, nn.RNNCell: 1}
+
+
 def _count_as_a_whole(model: nn.Module, counter: CostCounter) -> None:
     """Make the modules that have a formula add its result to the counter, instead of what they compute."""
     for module in model.modules():
-        if isinstance(module, nn.GRU):
+        if isinstance(module, nn.RNNBase):
             # its loop over the frames would take seconds to trace
-            module.forward = functools.partial(_gru_stand_in, counter, module)  # type: ignore
+            module.forward = functools.partial(_recurrent_stand_in, counter, module)  # type: ignore
+        elif type(module) in _CELL_GATES:
+            _count_by(module, counter, functools.partial(_cell_macs, module))
         elif callable(getattr(module, "macs", None)):
-            module.register_forward_pre_hook(functools.partial(_enter, counter))
-            module.register_forward_hook(functools.partial(_leave, counter))
+            _count_by(module, counter, module.macs)  # type: ignore[arg-type]
 
 
-def _enter(counter: CostCounter, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-    counter.cost.macs["recurrence"] += module.macs(*inputs)  # type: ignore[operator]
+def _count_by(module: nn.Module, counter: CostCounter, macs: Callable[..., int]) -> None:
+    module.register_forward_pre_hook(functools.partial(_enter, counter, macs))
+    module.register_forward_hook(functools.partial(_leave, counter))
+
+
+def _enter(counter: CostCounter, macs: Callable[..., int], _: nn.Module, inputs: tuple[Any, ...]) -> None:
+    counter.cost.macs["recurrence"] += macs(*inputs)
     counter.counting = False
 
 
@@ -217,15 +259,25 @@ def _leave(counter: CostCounter, *_: Any) -> None:
     counter.counting = True
 
 
-def _gru_stand_in(counter: CostCounter, gru: nn.GRU, x: Tensor) -> tuple[Tensor, None]:
-    """Count a GRU on [B, T, C] and return frames of the right shape."""
-    n_directions = 2 if gru.bidirectional else 1
-    for layer in range(gru.num_layers):
-        C = gru.input_size if layer == 0 else n_directions * gru.hidden_size
-        macs = 3 * gru.hidden_size * (C + gru.hidden_size)
-        counter.cost.macs["recurrence"] += x.shape[0] * x.shape[1] * n_directions * macs
-        x = x.new_empty(*x.shape[:2], n_directions * gru.hidden_size)
-    return x, None
+def _cell_macs(cell: nn.RNNCellBase, x: Tensor, *_: Any) -> int:
+    """MACs of one step of a recurrent cell on [B, C] or [C]."""
+    gates = _CELL_GATES[type(cell)]
+    return x.shape[:-1].numel() * gates * cell.hidden_size * (cell.input_size + cell.hidden_size)
+
+
+def _recurrent_stand_in(counter: CostCounter, layers: nn.RNNBase, x: Tensor, _: Any = None) -> tuple[Tensor, Any]:
+    """Count recurrent layers on [B, T, C] (or [T, B, C], or [T, C]); return frames and states of the right shapes."""
+    n_directions, H = 2 if layers.bidirectional else 1, layers.hidden_size
+    D = layers.proj_size or H
+    frames = x.shape[:-1]
+    for layer in range(layers.num_layers):
+        C = layers.input_size if layer == 0 else n_directions * D
+        macs = _GATES[layers.mode] * H * (C + D) + H * layers.proj_size
+        counter.cost.macs["recurrence"] += frames.numel() * n_directions * macs
+        x = x.new_empty(*frames, n_directions * D)
+    batch = () if len(frames) == 1 else (frames[0 if layers.batch_first else 1],)
+    states = [x.new_empty(layers.num_layers * n_directions, *batch, size) for size in (D, H)]
+    return x, tuple(states) if layers.mode == "LSTM" else states[0]
 
 
 def count(modules: Sequence[nn.Module], forward: Callable[..., Any], *inputs: Tensor) -> tuple[Cost, Any]:

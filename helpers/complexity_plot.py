@@ -34,7 +34,7 @@ def plot(rows: Sequence[Row], path: Path, picture_format: str = "png") -> None:
     rows = [row for row in rows if row.psds1 is not None]
     panels: dict[str, list[float]] = {
         "parameters": [row.cost.parameters for row in rows],
-        "MACs for 10 s": [row.cost.macs for row in rows],
+        "MACs for 10 s": [math.nan if row.cost.macs is None else row.cost.macs for row in rows],
     }
     for setting in dict.fromkeys(measured.setting for row in rows for measured in row.throughput):
         rates = [next((m.clips_per_second for m in row.throughput if m.setting == setting), math.nan) for row in rows]

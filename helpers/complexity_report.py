@@ -14,6 +14,7 @@ from models import backbone_names, cards, create_model, sequence_model_names
 
 Model = tuple[str, str | None, int | None]  # backbone, sequence model, its dimension
 CLIP_SECONDS = 10.0
+UNKNOWN = "unknown"
 DASH = "–"  # noqa: RUF001  (nothing to show)
 
 
@@ -59,8 +60,8 @@ class Row:
         bins, frames = self.cost.receptive_field
         flat: dict[str, Any] = {"model": self.name, "parameters": self.cost.parameters}
         flat.update({f"parameters_{name}": part.parameters for name, part in self.cost.parts.items()})
-        flat["macs"] = self.cost.macs
-        flat.update({f"macs_{name}": part.total_macs for name, part in self.cost.parts.items()})
+        flat["macs"] = _or_unknown(self.cost.macs)
+        flat.update({f"macs_{name}": _or_unknown(part.total_macs) for name, part in self.cost.parts.items()})
         kinds = ("convolution", "linear", "attention", "recurrence")
         flat.update({f"macs_{kind}": sum(p.macs[kind] for p in self.cost.parts.values()) for kind in kinds})
         flat["macs_by_deepspeed"] = self.deepspeed_macs
@@ -69,6 +70,14 @@ class Row:
         flat["receptive_field_mel_frames"] = "clip" if frames is None else frames
         flat["psds1"] = self.psds1
         return flat
+
+
+def _or_unknown(macs: int | None) -> int | str:
+    return UNKNOWN if macs is None else macs
+
+
+def _giga(macs: int | None) -> str:
+    return UNKNOWN if macs is None else f"{macs / 1e9:.3f}"
 
 
 def row(model: Model) -> Row:
@@ -114,8 +123,8 @@ def _cells(row: Row) -> dict[str, str]:
         "model": row.name,
         "parameters": f"{cost.parameters:,}",
         "backbone / sequence / heads (M)": " / ".join(f"{p.parameters / 1e6:.2f}" for p in parts.values()),
-        "GMACs": f"{cost.macs / 1e9:.3f}",
-        "of these": " / ".join(f"{p.total_macs / 1e9:.3f}" for p in parts.values()),
+        "GMACs": _giga(cost.macs),
+        "of these": " / ".join(_giga(p.total_macs) for p in parts.values()),
         "by DeepSpeed": DASH if row.deepspeed_macs is None else f"{row.deepspeed_macs / 1e9:.3f}",
         "activations (MB)": f"{cost.peak_bytes / 1e6:.1f}",
         "sees (bins x frames)": f"{bins} x {frames}",

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import config
+import locks
 import signals
 from config_clipwise import ALL_FOLDS, DownstreamOptions
 from helpers import run_folder
@@ -47,6 +48,7 @@ def cross_validate(options: DownstreamOptions, train: Train) -> None:
     folder = options.resume if options.resume is not None else run_folder.run_dir(options)
     first_process = run_folder.global_rank() == 0
     if first_process:
+        locks.hold(folder, folder=True)
         config.write_yaml(options, folder / run_folder.CONFIG_FILE)
     folds: dict[str, dict[str, float]] = {}
     for fold in options.folds:

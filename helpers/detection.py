@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,12 +13,17 @@ from config import option, refuse
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.chunking import RunningFilter, ScoreBlender, WindowPlan
 from helpers.classes import ClassName
-from helpers.events import EventDecoder, EventTable, make_table, to_frames
+from helpers.events import RECORD_FIELDS, EventDecoder, EventTable, make_record, make_table, to_frames, to_json
+from helpers.thresholds import parse_thresholds, require_one_number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFAULT_THRESHOLDS = (0.1, 0.2, 0.5)
+DEFAULT_THRESHOLD = 0.5  # of the other classes, where some have thresholds of their own
 DEFAULT_MEDIAN_WINDOW = 9
 NO_NUMBERS = "the network gives scores that are not numbers: the audio is far too loud, or the precision too low"
-CLASS_THRESHOLDS = "class"  # name of the thresholds that a checkpoint holds for each class
+CLASS_THRESHOLDS = "class"  # name of the list of events where each class has its own threshold
 
 ScoreSink = Callable[[np.ndarray], None]
 
@@ -26,12 +32,13 @@ ScoreSink = Callable[[np.ndarray], None]
 class DetectionOptions:
     """How frame scores are computed and turned into events."""
 
-    detection_thresholds: list[float] | None = option(
+    detection_thresholds: list[str] | None = option(
         None,
-        "scores above it are events; each threshold gives its own list (default: one per class where the checkpoint "
-        "holds tuned ones, else 0.1 0.2 0.5)",
-        low=0,
-        high=1,
+        "scores above it are events, 0 to 1; each number gives its own list, CLASS=NUMBER is for one class, e.g. "
+        "0.5 Dog=0.3 (default: one per class where the checkpoint holds tuned ones, else 0.1 0.2 0.5)",
+    )
+    thresholds: Path | None = option(
+        None, "table of thresholds per class: CSV or TSV with the columns label (name or MID) and threshold"
     )
     median_window: int | None = option(
         None,
@@ -49,18 +56,21 @@ class DetectionOptions:
     top_k: int | None = option(None, "keep the events of so many classes per audio, those with the best scores", low=1)
     window: float = option(10.0, "seconds that the network hears at once", low=1, high=3600)
     overlap: float = option(2.0, "seconds that windows share, blended; 0: the published chunks side by side", low=0)
-    batch_size: int = option(8, "windows per call of the network", low=1)
+    batch_size: int = option(8, "windows of one audio per call of the network", low=1)
 
     def check(self) -> None:
         """Raise UserError where values do not go together."""
-        if self.detection_thresholds is not None:
-            self.detection_thresholds = sorted(set(self.detection_thresholds))
-            if not self.detection_thresholds:
-                refuse("detection_thresholds", "empty", "give at least one")
+        numbers, by_class = self.split_thresholds()
+        if by_class or self.thresholds is not None:
+            require_one_number(numbers)
         if self.median_window is not None and self.median_window % 2 == 0:
             refuse("median_window", self.median_window, "must be odd")
         if self.overlap > self.window / 2:
             refuse("overlap", self.overlap, f"must be at most half the window of {self.window:g} s")
+
+    def split_thresholds(self) -> tuple[list[float], dict[str, float]]:
+        """The numbers, rising, and the thresholds by class that `detection_thresholds` names."""
+        return ([], {}) if self.detection_thresholds is None else parse_thresholds(self.detection_thresholds)
 
     @property
     def plan(self) -> WindowPlan:
@@ -168,6 +178,7 @@ class Detection:
         channel: of the audio, counted from 0; None: the mean of all.
         scores: frame scores after the median filter, float32 [C, T]; None unless they were asked for.
         notes: what is odd about the audio, such as an end that is missing.
+        thresholds: threshold of each class [C], by the name of its table.
     """
 
     name: str
@@ -178,6 +189,52 @@ class Detection:
     channel: int | None = None
     scores: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    thresholds: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(table)} above {name}" for name, table in self.tables.items())
+        return f"Detection('{self.name}', {self.duration:.2f} s, events: {counts})"
+
+    def records(self, filename: str | None = None) -> list[dict[str, Any]]:
+        """The events of all tables as flat records (`helpers.events.make_record`).
+
+        `filename` is what the audio is called there; by default the name of its file without folders.
+        """
+        called = Path(self.name).name if filename is None else filename
+        return [
+            make_record(event, called, self.channel, name) for name, table in self.tables.items() for event in table
+        ]
+
+    def to_dict(self, filename: str | None = None, tags: Sequence[tuple[ClassName, float]] = ()) -> dict[str, Any]:
+        """What `--format json` writes: the audio, its thresholds, tags, and the records of each table.
+
+        A threshold is a number where it is the same for all classes, else a dictionary of numbers by class.
+        """
+        records = self.records(filename)
+        return {
+            "filename": Path(self.name).name if filename is None else filename,
+            "duration": round(self.duration, 6),
+            "channel": "mix" if self.channel is None else self.channel + 1,
+            "thresholds": {name: self._threshold(values) for name, values in self.thresholds.items()},
+            "tags": [{"label": about.label, "mid": about.mid, "probability": round(p, 4)} for about, p in tags],
+            "events": {name: [r for r in records if r["threshold_name"] == name] for name in self.tables},
+        }
+
+    def to_json(self, filename: str | None = None) -> str:
+        """`to_dict` as JSON."""
+        return to_json(self.to_dict(filename))
+
+    def to_dataframe(self, filename: str | None = None) -> pd.DataFrame:
+        """The events of all tables as a pandas data frame, one row each, in the columns of `--format csv`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.records(filename), columns=list(RECORD_FIELDS))
+
+    def _threshold(self, values: np.ndarray) -> float | dict[str, float]:
+        numbers = [round(float(value), 4) for value in values]
+        if len(set(numbers)) == 1:
+            return numbers[0]
+        return {about.label: number for about, number in zip(self.classes, numbers, strict=True)}
 
     @property
     def events(self) -> EventTable:
@@ -228,7 +285,17 @@ class ClipPass:
         }
         scores = np.concatenate(self._scores, axis=1) if self.keep_scores else None
         tags = np.asarray(self._tags, np.float32)
-        return Detection(self.name, duration, self.decoding.classes, tables, tags, self.channel, scores, notes)
+        return Detection(
+            self.name,
+            duration,
+            self.decoding.classes,
+            tables,
+            tags,
+            self.channel,
+            scores,
+            notes,
+            self.decoding.thresholds,
+        )
 
     def _decode(self, scores: np.ndarray) -> None:
         if scores.shape[1] == 0:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from helpers.classes import ClassName, class_names, select_classes, tag_names
 from helpers.detection import (
     CLASS_THRESHOLDS,
     DEFAULT_MEDIAN_WINDOW,
+    DEFAULT_THRESHOLD,
     DEFAULT_THRESHOLDS,
     NO_NUMBERS,
     ClipPass,
@@ -27,6 +29,7 @@ from helpers.detection import (
     ScoreSink,
 )
 from helpers.pipeline import End, Job, Window, read_jobs
+from helpers.thresholds import apply_thresholds, check_thresholds, read_thresholds, require_one_number
 
 if TYPE_CHECKING:
     from helpers.streaming import EventStream
@@ -42,18 +45,20 @@ class Failure:
 
 @dataclass
 class _Open:
-    """A job on its way: its pass, how many windows wait for the network, its end once it is known, what failed."""
+    """A job on its way: its pass, the windows that wait for the network, and what failed there."""
 
     clip: ClipPass
-    waiting: int = 0
-    end: End | None = None
-    error: UserError | None = None  # of the network
+    batch: list[Window] = field(default_factory=list)
+    error: UserError | None = None
 
 
 class Detector:
     """Find sound events in files, arrays and streams of any length.
 
     For the events of a file: `Detector("fmn10", seq_model_type="tf").detect("street.mp3").events`.
+
+    Several threads may use one detector: what belongs to a call is kept in that call, and the network computes for one
+    thread at a time. For more speed, let `detect_many` read in several threads, or give each process a detector.
 
     Arguments:
         model: the name of a backbone with released weights, or a module with `mel_forward`, `forward`, `labels`,
@@ -62,7 +67,9 @@ class Detector:
         seq_model_type, seq_model_dim, pretrained: as in `models.create_model`.
         device, precision: where and how the network computes.
         backend: torch, openvino or onnxruntime; None: what the checkpoint is for, PyTorch in doubt.
-        options: the fields of `DetectionOptions`.
+        thresholds: of classes, by name or MID, or a table of them; the others keep that of `detection_thresholds`,
+            else the checkpoint's own, else 0.5.
+        options: the other fields of `DetectionOptions`.
     Raises:
         UserError: a bad option, an unknown model, missing weights.
     """
@@ -78,9 +85,11 @@ class Detector:
         device: str = "cpu",
         precision: str = "32-true",
         backend: str | None = None,
+        thresholds: Mapping[str, float] | str | PathLike[str] | None = None,
         **options: Any,
     ) -> None:
         self.options = build(DetectionOptions, options)
+        self._given = _thresholds(self.options, thresholds)
         if isinstance(model, str):
             self.backend: Backend = load_backend(
                 model,
@@ -97,6 +106,7 @@ class Detector:
         length = self.backend.length
         if length is not None and length != self.options.plan.window_samples:
             refuse("window", self.options.window, f"this exported model takes {length / SAMPLE_RATE:g} s")
+        self.lock = threading.Lock()  # runtimes do not promise to compute for several threads at once
         self.plan = replace(self.options.plan, pad_short=length is not None)
         self._all_classes = class_names(self.backend.labels)
         self._kept = select_classes(self._all_classes, self.options.include, self.options.exclude)
@@ -104,22 +114,20 @@ class Detector:
         self.decoding = self._make_decoding([self._all_classes[i] for i in self._kept])
         self.classes = self.decoding.classes
 
+    def __repr__(self) -> str:
+        thresholds = ", ".join(self.decoding.thresholds)
+        return f"Detector({self.backend.name}, {len(self.classes)} classes, thresholds: {thresholds})"
+
     def _make_decoding(self, classes: Sequence[ClassName]) -> Decoding:
         """What the options say, and where they are silent what the checkpoint says."""
         own = self.backend.tuning
         options = self.options
-        thresholds: dict[str, np.ndarray] = {}
-        if options.detection_thresholds is None and own.get("class_thresholds") is not None:
-            thresholds[CLASS_THRESHOLDS] = np.asarray(own["class_thresholds"], np.float32)[self._kept]
-        else:
-            for threshold in options.detection_thresholds or DEFAULT_THRESHOLDS:
-                thresholds[f"{threshold:g}"] = np.full(len(classes), threshold, np.float32)
         median: int | list[int] = options.median_window or DEFAULT_MEDIAN_WINDOW
         if options.median_window is None and own.get("class_median_windows") is not None:
             median = [int(own["class_median_windows"][i]) for i in self._kept]
         return Decoding(
             classes,
-            thresholds,
+            self._make_thresholds(own.get("class_thresholds")),
             median,
             options.hysteresis,
             options.min_duration,
@@ -127,11 +135,21 @@ class Detector:
             options.top_k,
         )
 
+    def _make_thresholds(self, tuned: Sequence[float] | None) -> dict[str, np.ndarray]:
+        """The threshold of each kept class [C], by the name of its list of events; `tuned`: the checkpoint's own."""
+        numbers, n_classes = self.options.split_thresholds()[0], len(self._all_classes)
+        if not self._given and (numbers or tuned is None):
+            return {f"{t:g}": np.full(len(self._kept), t, np.float32) for t in numbers or DEFAULT_THRESHOLDS}
+        if numbers or tuned is None:
+            tuned = [*numbers, DEFAULT_THRESHOLD][:1] * n_classes
+        thresholds = apply_thresholds(np.asarray(tuned, np.float32), self._given, self._all_classes)
+        return {CLASS_THRESHOLDS: thresholds[self._kept]}
+
     def detect(
         self,
         source: Source | np.ndarray,
         *,
-        sample_rate: int = SAMPLE_RATE,
+        sample_rate: int | None = None,
         channel: int | None = None,
         keep_scores: bool = False,
         on_scores: ScoreSink | None = None,
@@ -140,14 +158,19 @@ class Detector:
 
         Arguments:
             source: a path, `Audio`, or samples, floats [n] or [n, channels] in [-1, 1].
-            sample_rate: of samples, Hz.
+            sample_rate: of samples, Hz; samples do not say it, and at a wrong one everything sounds different.
             channel: of the audio, counted from 0; None: the mean of all.
             keep_scores: put the frame scores [C, T] into the result (45 KB per second for 447 classes).
             on_scores: called with each block of frame scores [C, t], in order, for scores too long to keep.
         Raises:
-            UserError: the source cannot be read.
+            UserError: the source cannot be read, or samples come without their rate.
         """
-        if not isinstance(source, (str, PathLike, Audio, PipedAudio)):
+        if isinstance(source, (str, PathLike, Audio, PipedAudio)):
+            if sample_rate is not None:
+                raise UserError("sample_rate is for samples in an array: a file says its own; leave it out")
+        else:
+            if sample_rate is None:
+                raise UserError("detect(array) needs the rate of the samples: detect(array, sample_rate=48_000)")
             source = Audio(source, sample_rate)
         job = Job(source, channel)
         _, result = next(self.detect_many([job], keep_scores=keep_scores, make_sink=lambda _: on_scores))
@@ -164,7 +187,10 @@ class Detector:
         make_sink: Callable[[Job], ScoreSink | None] = lambda _: None,
         on_window: Callable[[Job, int], None] = lambda _, __: None,
     ) -> Iterator[tuple[Job, Detection | Failure]]:
-        """Find the events of many audios; batches are filled across them, and reading runs beside the network.
+        """Find the events of many audios; reading runs beside the network.
+
+        A batch holds windows of one audio. In batches of other sizes the last digits of scores differ, and filled
+        across audios they would depend on which was read first; so each gets what it gets alone, in any run.
 
         Arguments:
             jobs: taken one by one, as the readers get to them.
@@ -173,42 +199,49 @@ class Detector:
             make_sink: gives the `on_scores` of each job.
             on_window: told the job and the first frame of each window that has been computed.
         Yields:
-            Each job with its result as soon as that is known; a file that cannot be read gives a `Failure`.
+            Each job with its result as soon as that is known, in the same order in every run; a file that cannot be
+            read gives a `Failure`.
         """
-        plan, size = self.plan, self.options.batch_size
         running: dict[Job, _Open] = {}
-        batch: list[Window] = []
-        for item in read_jobs(jobs, plan, n_threads=n_threads, depth=2 * size):
+        for item in read_jobs(jobs, self.plan, n_threads=n_threads, depth=2 * self.options.batch_size):
             job = item.job
             if job not in running:
-                clip = ClipPass(job.name, plan, self.decoding, job.channel, keep_scores, make_sink(job))
-                running[job] = _Open(clip)
-            if isinstance(item, End):
-                running[job].end = item
+                running[job] = _Open(
+                    ClipPass(job.name, self.plan, self.decoding, job.channel, keep_scores, make_sink(job))
+                )
+            if isinstance(item, Window):
+                self._take(item, running[job], on_window)
             else:
-                running[job].waiting += 1
-                batch.append(item)
-            if len(batch) == size:
-                self._run(batch, running, on_window)
-                batch = []
-            yield from _take_finished(running)
-        self._run(batch, running, on_window)
-        yield from _take_finished(running)
+                yield job, self._finish(item, running.pop(job), on_window)
 
-    def _run(self, batch: list[Window], running: dict[Job, _Open], on_window: Callable[[Job, int], None]) -> None:
-        """Compute a batch and hand the scores to the jobs; one that has failed meanwhile is no longer there."""
-        for length in sorted({len(window.samples) for window in batch}):
-            equal = [window for window in batch if len(window.samples) == length]
-            strong, weak = self.scores(np.stack([window.samples for window in equal]))
-            for window, frames, tags in zip(equal, strong, weak, strict=True):
-                if window.job in running:
-                    running[window.job].waiting -= 1
-                    _add(running[window.job], window, frames, tags)
-                    on_window(window.job, window.start)
+    def _take(self, window: Window, entry: _Open, on_window: Callable[[Job, int], None]) -> None:
+        entry.batch.append(window)
+        if len(entry.batch) == self.options.batch_size:
+            self._run(entry, on_window)
+
+    def _finish(self, end: End, entry: _Open, on_window: Callable[[Job, int], None]) -> Detection | Failure:
+        if end.error is None:
+            self._run(entry, on_window)
+        error = end.error or entry.error
+        return entry.clip.finish(end.n_samples, end.notes) if error is None else Failure(end.job.name, error)
+
+    def _run(self, entry: _Open, on_window: Callable[[Job, int], None]) -> None:
+        """Compute the windows of a job that wait, and hand their scores to it, until some are no numbers."""
+        batch, entry.batch = entry.batch, []
+        if not batch or entry.error is not None:
+            return
+        strong, weak = self.scores(np.stack([window.samples for window in batch]))
+        for window, frames, tags in zip(batch, strong, weak, strict=True):
+            if not np.isfinite(frames).all():
+                entry.error = UserError(f"'{window.job.name}': {NO_NUMBERS}")
+                return
+            entry.clip.add(window.start, frames, tags)
+            on_window(window.job, window.start)
 
     def scores(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of the kept classes per frame [B, C, T], and of all tags [B, Cw], of windows [B, N]."""
-        strong, weak = self.backend(windows)
+        with self.lock:
+            strong, weak = self.backend(windows)
         expected = (len(self.backend.labels), windows.shape[1] // self.plan.samples_per_frame)
         if strong.shape[1:] != expected:
             raise ValueError(f"expected scores [B, {expected[0]}, {expected[1]}], the model gave {strong.shape}")
@@ -229,22 +262,17 @@ class Detector:
         return tag_names(len(detection.tags), self._all_classes)
 
 
-def _add(entry: _Open, window: Window, frames: np.ndarray, tags: np.ndarray) -> None:
-    """Hand the scores of a window to its job, unless they or those of an earlier window are no numbers."""
-    if not np.isfinite(frames).all():
-        entry.error = UserError(f"'{window.job.name}': {NO_NUMBERS}")
-    if entry.error is None:
-        entry.clip.add(window.start, frames, tags)
-
-
-def _take_finished(running: dict[Job, _Open]) -> Iterator[tuple[Job, Detection | Failure]]:
-    """Take out the jobs that have ended and wait for nothing."""
-    for job, entry in list(running.items()):
-        if entry.end is None or (entry.waiting and entry.end.error is None):
-            continue
-        del running[job]
-        error = entry.end.error or entry.error
-        if error is not None:
-            yield job, Failure(job.name, error)
-        else:
-            yield job, entry.clip.finish(entry.end.n_samples, entry.end.notes)
+def _thresholds(
+    options: DetectionOptions, thresholds: Mapping[str, float] | str | PathLike[str] | None
+) -> dict[str, float]:
+    """Thresholds by class: those of the table or dictionary, and on top those of `detection_thresholds`."""
+    if thresholds is None:
+        given = {}
+    elif isinstance(thresholds, (str, PathLike)):
+        given = read_thresholds(thresholds)
+    else:
+        given = check_thresholds(thresholds)
+    numbers, named = options.split_thresholds()
+    if given:
+        require_one_number(numbers)
+    return {**given, **named}

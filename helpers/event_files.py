@@ -1,25 +1,26 @@
-"""Events in the formats of other tools; each is one function in one table."""
+"""Events in the formats of other tools: one table; a new one is one function with one entry above it."""
 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
 from errors import UserError
 from helpers.classes import ClassName
 from helpers.detection import Detection
-from helpers.events import Event, EventTable
+from helpers.events import RECORD_FIELDS, Event, make_record, to_json
 from helpers.outputs import OutputFolder, seconds
 
-CSV_COLUMNS = (
-    "filename", "channel", "onset", "offset", "label", "mid", "mean_score", "peak_score", "threshold_name", "threshold",
-)  # fmt: skip
+CSV_COLUMNS = RECORD_FIELDS
 HIGHEST_HZ = 8000  # the models hear 16 kHz audio
 
 Tags = list[tuple[ClassName, float]]
@@ -47,31 +48,36 @@ class Contents:
             for event in table:
                 yield name, event
 
+    def at(self, threshold: str) -> Contents:
+        """The same with the list of one threshold alone."""
+        tables = {threshold: self.detection.tables[threshold]}
+        return replace(self, detection=replace(self.detection, tables=tables))
+
+
+Writer = Callable[[Path, Contents], None]
+
 
 @dataclass(frozen=True)
 class EventFormat:
     """A file format.
 
     Arguments:
-        suffix: of its files.
-        write: path and contents -> a file with all lists of events; or, where the format cannot say which
-            threshold an event belongs to, path, contents and one list.
-        one_list: whether it takes one list.
+        file_name: of its files; `{}` is the name of the audio.
+        per_threshold: whether it cannot say which threshold an event belongs to, so that each has a file of its own.
+        write: path and contents -> the file; with `per_threshold`, of contents with one list.
     """
 
-    suffix: str
-    write: Callable[..., None]
-    one_list: bool
+    file_name: str
+    per_threshold: bool
+    write: Writer
 
 
 FORMATS: dict[str, EventFormat] = {}
 
-Writer = Callable[..., None]
 
-
-def _format(name: str, suffix: str, *, one_list: bool) -> Callable[[Writer], Writer]:
+def _format(name: str, file_name: str, *, per_threshold: bool) -> Callable[[Writer], Writer]:
     def register(write: Writer) -> Writer:
-        FORMATS[name] = EventFormat(suffix, write, one_list)
+        FORMATS[name] = EventFormat(file_name, per_threshold, write)
         return write
 
     return register
@@ -80,21 +86,20 @@ def _format(name: str, suffix: str, *, one_list: bool) -> Callable[[Writer], Wri
 def file_names(format_name: str, stem: str, thresholds: list[str]) -> list[str]:
     """The files that a format makes for one audio: one, or one for each of several thresholds."""
     form = FORMATS[format_name]
-    if form.one_list and len(thresholds) > 1:
-        return [f"{stem}.above{name}{form.suffix}" for name in thresholds]
-    return [stem + form.suffix]
+    if form.per_threshold and len(thresholds) > 1:
+        return [form.file_name.format(f"{stem}.above{name}") for name in thresholds]
+    return [form.file_name.format(stem)]
 
 
 def write_events(folder: OutputFolder, format_name: str, stem: str, contents: Contents) -> list[Path]:
     """Write the events of one audio in one format; returns the files."""
     form = FORMATS[format_name]
-    tables = contents.detection.tables
-    names = file_names(format_name, stem, list(tables))
-    if not form.one_list:
-        return [folder.write(names[0], lambda path: form.write(path, contents))]
+    thresholds = list(contents.detection.tables)
+    parts = [contents.at(name) for name in thresholds] if form.per_threshold else [contents]
+    names = file_names(format_name, stem, thresholds)
     return [
-        folder.write(name, lambda path, table=table: form.write(path, contents, table))  # type: ignore[misc]
-        for name, table in zip(names, tables.values(), strict=True)
+        folder.write(name, lambda path, part=part: form.write(path, part))  # type: ignore[misc]
+        for name, part in zip(names, parts, strict=True)
     ]
 
 
@@ -112,15 +117,17 @@ def _tab_separated(header: tuple[str, ...] | None, rows: list[tuple[object, ...]
     return "".join("\t".join(str(v) for v in row) + "\n" for row in [*lines, *rows])
 
 
-@_format("tsv", ".tsv", one_list=True)
-def _write_tsv(path: Path, contents: Contents, table: EventTable) -> None:
+@_format("tsv", "{}.tsv", per_threshold=True)
+def _write_tsv(path: Path, contents: Contents) -> None:
     """As the DCASE challenges exchange events: filename, onset, offset, event_label."""
     name = _field(contents.filename)
-    rows: list[tuple[object, ...]] = [(name, seconds(e.onset), seconds(e.offset), _field(e.label)) for e in table]
+    rows: list[tuple[object, ...]] = [
+        (name, seconds(e.onset), seconds(e.offset), _field(e.label)) for e in contents.detection.events
+    ]
     _write_text(path, _tab_separated(("filename", "onset", "offset", "event_label"), rows))
 
 
-@_format("csv", ".csv", one_list=False)
+@_format("csv", "{}.csv", per_threshold=False)
 def _write_csv(path: Path, contents: Contents) -> None:
     """Everything there is to know about an event, in fixed columns (RFC 4180)."""
     text = io.StringIO(newline="")
@@ -132,79 +139,61 @@ def _write_csv(path: Path, contents: Contents) -> None:
 
 def _record(contents: Contents, threshold_name: str, event: Event) -> dict[str, object]:
     """One event in the columns of the CSV and Parquet files."""
-    channel = contents.detection.channel
-    values = (
-        contents.filename,
-        "mix" if channel is None else str(channel + 1),
-        float(seconds(event.onset)),
-        float(seconds(event.offset)),
-        event.label,
-        event.mid,
-        round(event.mean_score, 4),
-        round(event.peak_score, 4),
-        threshold_name,
-        round(event.threshold, 4),
-    )
-    return dict(zip(CSV_COLUMNS, values, strict=True))
+    record = make_record(event, contents.filename, contents.detection.channel, threshold_name)
+    return {**record, "channel": str(record["channel"])}  # one type for the column
 
 
-def _about(contents: Contents) -> dict[str, object]:
-    detection = contents.detection
-    channel = "mix" if detection.channel is None else detection.channel + 1
-    return {"filename": contents.filename, "duration": round(detection.duration, 6), "channel": channel}
+def records(contents: Contents) -> Iterator[dict[str, object]]:
+    """All events of all lists in the columns of the CSV files."""
+    return (_record(contents, name, event) for name, event in contents.rows())
 
 
-@_format("json", ".json", one_list=False)
+@_format("json", "{}.json", per_threshold=False)
 def _write_json(path: Path, contents: Contents) -> None:
     """One object: the audio, its tags, and a list of events for each threshold."""
-    drop = {"filename", "channel", "threshold_name"}
-    lists = {
-        name: [{k: v for k, v in _record(contents, name, e).items() if k not in drop} for e in table]
-        for name, table in contents.detection.tables.items()
-    }
-    tags = [{"label": name.label, "mid": name.mid, "probability": round(p, 4)} for name, p in contents.tags]
-    text = json.dumps({**_about(contents), "tags": tags, "events": lists}, ensure_ascii=False, indent=1)
-    _write_text(path, text + "\n")
+    content = contents.detection.to_dict(contents.filename, contents.tags)
+    _write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
-@_format("jsonl", ".jsonl", one_list=False)
+@_format("jsonl", "{}.jsonl", per_threshold=False)
 def _write_jsonl(path: Path, contents: Contents) -> None:
-    """One event per line, in the columns of the CSV files."""
-    lines = (json.dumps(_record(contents, name, event), ensure_ascii=False) for name, event in contents.rows())
-    _write_text(path, "".join(line + "\n" for line in lines))
+    """One event per line, in the fields of the JSON files."""
+    _write_text(path, "".join(to_json(record) + "\n" for record in contents.detection.records(contents.filename)))
 
 
-@_format("audacity", ".audacity.txt", one_list=True)
-def _write_audacity(path: Path, contents: Contents, table: EventTable) -> None:
+@_format("audacity", "{}.audacity.txt", per_threshold=True)
+def _write_audacity(path: Path, contents: Contents) -> None:
     """A label track: File > Import > Labels in Audacity."""
-    rows: list[tuple[object, ...]] = [(f"{e.onset:.6f}", f"{e.offset:.6f}", _field(e.label)) for e in table]
+    rows: list[tuple[object, ...]] = [
+        (f"{e.onset:.6f}", f"{e.offset:.6f}", _field(e.label)) for e in contents.detection.events
+    ]
     _write_text(path, _tab_separated(None, rows))
 
 
-@_format("raven", ".raven.txt", one_list=True)
-def _write_raven(path: Path, contents: Contents, table: EventTable) -> None:
+@_format("raven", "{}.raven.txt", per_threshold=True)
+def _write_raven(path: Path, contents: Contents) -> None:
     """A selection table of Raven Pro and Raven Lite."""
     header = (
         "Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)",
-        "Begin File", "Annotation", "Score",
+        "Begin File", "File Offset (s)", "Annotation", "Score",
     )  # fmt: skip
     channel = (contents.detection.channel or 0) + 1
     rows: list[tuple[object, ...]] = []
-    for i, e in enumerate(table, start=1):
+    for i, e in enumerate(contents.detection.events, start=1):
         times = (f"{e.onset:.6f}", f"{e.offset:.6f}", "0.0", f"{HIGHEST_HZ:.1f}")
-        about = (_field(contents.filename), _field(e.label), f"{e.mean_score:.4f}")
+        about = (_field(contents.filename), f"{e.onset:.6f}", _field(e.label), f"{e.mean_score:.4f}")
         rows.append((i, "Spectrogram 1", channel, *times, *about))
     _write_text(path, _tab_separated(header, rows))
 
 
-@_format("rttm", ".rttm", one_list=True)
-def _write_rttm(path: Path, contents: Contents, table: EventTable) -> None:
+@_format("rttm", "{}.rttm", per_threshold=True)
+def _write_rttm(path: Path, contents: Contents) -> None:
     """NIST's rich transcription: ten fields between blanks, so that names get underscores for their blanks."""
     recording = contents.recording or Path(contents.filename).with_suffix("").as_posix()
     audio = "_".join(recording.split()) or "audio"
     channel = (contents.detection.channel or 0) + 1
     lines = []
-    for e in table:
+    for e in contents.detection.events:
         onset = float(seconds(e.onset))
         duration = float(seconds(e.offset)) - onset
         name = "_".join(e.label.split())
@@ -212,25 +201,67 @@ def _write_rttm(path: Path, contents: Contents, table: EventTable) -> None:
     _write_text(path, "".join(lines))
 
 
-@_format("vtt", ".vtt", one_list=True)
-def _write_vtt(path: Path, contents: Contents, table: EventTable) -> None:
+@_format("vtt", "{}.vtt", per_threshold=True)
+def _write_vtt(path: Path, contents: Contents) -> None:
     """WebVTT subtitles, for players that show captions."""
-    cues = [f"{_clock(e.onset)} --> {_clock(e.offset)}\n{_cue_text(e)}\n" for e in table]
+    cues = [_cue(e, ".", html.escape(_field(e.label), quote=False)) for e in contents.detection.events]
     _write_text(path, "\n".join(["WEBVTT\n", *cues]))
 
 
-def _clock(time: float) -> str:
+@_format("srt", "{}.srt", per_threshold=True)
+def _write_srt(path: Path, contents: Contents) -> None:
+    """SubRip subtitles; nothing can be escaped, and an arrow in a label would look like times."""
+    labels = [_field(e.label).replace("-->", "->") for e in contents.detection.events]
+    cues = [_cue(e, ",", label) for e, label in zip(contents.detection.events, labels, strict=True)]
+    _write_text(path, "\n".join(f"{i}\n{cue}" for i, cue in enumerate(cues, start=1)))
+
+
+def _cue(event: Event, point: str, label: str) -> str:
+    """Times and text of a subtitle."""
+    return f"{_clock(event.onset, point)} --> {_clock(event.offset, point)}\n{label} ({event.mean_score:.2f})\n"
+
+
+def _clock(time: float, point: str) -> str:
     milliseconds = round(float(seconds(time)) * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
 
 
-def _cue_text(event: Event) -> str:
-    label = _field(event.label).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return f"{label} ({event.mean_score:.2f})"
+@_format("label_studio", "{}.label_studio.json", per_threshold=False)
+def _write_label_studio(path: Path, contents: Contents) -> None:
+    """One task of Label Studio with pre-annotations, a prediction for each threshold; audio from its local files."""
+    predictions = [
+        {
+            "model_version": f"EfficientSED, threshold {name}",
+            "score": round(float(np.mean([e.mean_score for e in table])), 4) if len(table) else 0.0,
+            "result": [_region(contents, e, f"{name}_{i}") for i, e in enumerate(table)],
+        }
+        for name, table in contents.detection.tables.items()
+    ]
+    place = "/data/local-files/?d=" + quote(os.fsencode(contents.filename))
+    task = {"data": {"audio": place}, "predictions": predictions}
+    _write_text(path, json.dumps([task], ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
-@_format("parquet", ".parquet", one_list=False)
+def _region(contents: Contents, event: Event, name: str) -> dict[str, object]:
+    """A region of Label Studio; `label` and `audio` are the names of its controls in the template for sound events."""
+    return {
+        "id": name.replace(".", "-"),
+        "from_name": "label",
+        "to_name": "audio",
+        "type": "labels",
+        "original_length": round(contents.detection.duration, 6),
+        "score": round(event.mean_score, 4),
+        "value": {
+            "start": float(seconds(event.onset)),
+            "end": float(seconds(event.offset)),
+            "channel": contents.detection.channel or 0,
+            "labels": [event.label],
+        },
+    }
+
+
+@_format("parquet", "{}.parquet", per_threshold=False)
 def _write_parquet(path: Path, contents: Contents) -> None:
     """The columns of the CSV files, for data frames."""
     try:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from helpers.classes import ClassName
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 FRAME_RATE = 25.0  # frames of every model per second
 
 # One run of active frames of one class; `end` is the first frame after it.
 RUN = np.dtype([("cls", "i4"), ("start", "i8"), ("end", "i8"), ("active", "i8"), ("total", "f8"), ("peak", "f4")])
+
+
+# The fields of an event in JSON, CSV, Parquet, data frames and from streams (`make_record`), in this order.
+RECORD_FIELDS = (
+    "filename", "channel", "onset", "offset", "label", "mid", "mean_score", "peak_score", "threshold_name", "threshold",
+)  # fmt: skip
 
 
 class Event(NamedTuple):
@@ -26,6 +37,38 @@ class Event(NamedTuple):
     mean_score: float
     peak_score: float
     threshold: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as in files: times rounded down to milliseconds, scores to four digits."""
+        times = {"onset": rounded_down(self.onset), "offset": rounded_down(self.offset)}
+        names = {"label": self.label, "mid": self.mid}
+        scores = {name: round(getattr(self, name), 4) for name in ("mean_score", "peak_score", "threshold")}
+        return {**times, **names, **scores}
+
+
+def rounded_down(time: float) -> float:
+    """A time in whole milliseconds, rounded down, so that no event ends after its audio."""
+    return math.floor(time * 1000 + 1e-6) / 1000
+
+
+def to_json(value: Any) -> str:
+    """JSON on one line, text as it is; ValueError for NaN and infinities, which JSON does not have."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def make_record(event: Event, filename: str, channel: int | None, threshold_name: str) -> dict[str, Any]:
+    """One event as a flat record, the same in JSON, JSON lines, CSV, Parquet, data frames and from streams.
+
+    Arguments:
+        event: its times, names and scores.
+        filename: of its audio.
+        channel: of the audio, counted from 0; None: the mean of all. In the record it counts from 1, or is "mix".
+        threshold_name: of the list of events that it is from.
+    """
+    values = event.to_dict()
+    threshold = values.pop("threshold")
+    about = {"filename": filename, "channel": "mix" if channel is None else channel + 1}
+    return {**about, **values, "threshold_name": threshold_name, "threshold": threshold}
 
 
 @dataclass(frozen=True)
@@ -58,6 +101,26 @@ class EventTable:
 
     def __iter__(self) -> Iterator[Event]:
         return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "EventTable(no events)"
+        times = f"{self.onset.min():.2f} to {self.offset.max():.2f} s"
+        return f"EventTable({len(self)} events of {len(np.unique(self.cls))} classes, {times})"
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The events as a list of dictionaries (`Event.to_dict`)."""
+        return [event.to_dict() for event in self]
+
+    def to_json(self) -> str:
+        """The events as a JSON list."""
+        return to_json(self.to_dict())
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The events as a pandas data frame, one row each."""
+        import pandas as pd
+
+        return pd.DataFrame(self.to_dict(), columns=list(Event._fields))
 
     def select(self, keep: np.ndarray) -> EventTable:
         """The events that a boolean mask or an index array [N] picks, in its order."""

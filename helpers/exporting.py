@@ -30,9 +30,11 @@ from helpers.runtimes import openvino_core
 SAMPLE_RATE = 16_000
 OPSET = 18
 EXAMPLE_SECONDS = 10
+# Axes of the input and outputs; a runtime shows those that are free by these names.
+AXES = {INPUT: ("batch", "samples"), OUTPUTS[0]: ("batch", "classes", "frames"), OUTPUTS[1]: ("batch", "tags")}
 SCAN_STEPS = 12  # recurrences are computed for up to 2^12 frames, 164 s, at once
 MIN_HALVED = 1024  # values; smaller constants are not worth a cast
-EXPORT_VERSION = 1  # to be raised when the same weights give another file
+EXPORT_VERSION = 2  # to be raised when the same weights give another file
 CACHE = Path(__file__).resolve().parent.parent / "resources" / "cache"
 
 
@@ -205,6 +207,7 @@ def export_onnx(model: nn.Module, path: Path, *, half: bool = False) -> bool:
     _strip(graph.graph)
     outputs = {value.name: value for value in graph.graph.output}
     graph.graph.output.remove(outputs[MEL])  # keeps its name inside the graph, where backends cut it
+    _name_axes(graph.graph)
     length = None if any_length else EXAMPLE_SECONDS * SAMPLE_RATE
     graph.metadata_props.add(key=METADATA, value=json.dumps({**metadata(model), "length": length}))
     if half:
@@ -224,6 +227,21 @@ def _strip(graph: Any) -> None:
         item.doc_string = ""
         item.ClearField("metadata_props")
     graph.ClearField("metadata_props")
+
+
+def _name_axes(graph: Any) -> None:
+    """Call the free axes of input and outputs what they are, where exporters have names such as s77."""
+    names: dict[str, str] = {}
+    for value in (*graph.input, *graph.output):
+        for dim, axis in zip(value.type.tensor_type.shape.dim, AXES[value.name], strict=True):
+            if not dim.HasField("dim_value"):
+                if dim.dim_param:
+                    names.setdefault(dim.dim_param, axis)
+                dim.dim_param = axis
+    for value in graph.value_info:  # the same axes within
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
 
 
 def _halve_weights(onnx: Any, graph: Any) -> None:
@@ -271,14 +289,21 @@ def export_openvino(onnx_path: Path, path: Path) -> None:
     model = openvino_core().read_model(onnx_path)
     about = {prop.key: prop.value for prop in onnx.load(onnx_path, load_external_data=False).metadata_props}
     model.set_rt_info(about[METADATA], METADATA)
-    openvino.save_model(model, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        if "iostream" not in str(error):
+            raise
+        raise UserError(f"{path} cannot be written: make room on the disk, or name another place") from None
 
 
 def export_torchscript(model: nn.Module, path: Path) -> None:
     """Write a model as TorchScript, for LibTorch: `waveform` in, (`frames`, `clip`, mel) out."""
     with _quiet(), exportable(complex_numbers=True), torch.no_grad():
         traced = torch.jit.trace(WaveformToScores(model).eval(), (_example(),), check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={f"{METADATA}.json": json.dumps(metadata(model))})
+    buffer = io.BytesIO()  # torch does not say why it cannot write a file
+    torch.jit.save(traced, buffer, _extra_files={f"{METADATA}.json": json.dumps(metadata(model))})
+    path.write_bytes(buffer.getbuffer())
 
 
 def cached_onnx(model: nn.Module, folder: Path = CACHE) -> Path:

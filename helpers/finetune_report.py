@@ -21,6 +21,7 @@ from data_util.own_data import OwnData, Recording
 from data_util.own_splits import balance
 from errors import UserError
 from helpers.backends import model_title
+from helpers.confusion_map import confusion_map
 from helpers.finetune_scores import examine
 from helpers.plots import log_mel
 from helpers.report import picture
@@ -168,7 +169,7 @@ def render(
         "ABOUT": _about(report),
         "HEADLINES": "".join(_tile(title, report[key]) for title, key in HEADLINES),
         "CLASSES": _class_table(report["classes"]),
-        "CONFUSION": _confusion_table(report["confusion"], [row["label"] for row in report["classes"]]),
+        "CONFUSION": confusion_map(report["confusion"], [row["label"] for row in report["classes"]]),
         "CURVES": _curves(history),
         "WORST": "".join(_worst_clip(entry, recordings) for entry in report["worst"]) or "<p>No errors at all.</p>",
         "BALANCE": _balance_table(report["balance"]),
@@ -254,24 +255,6 @@ def _whisker(estimate: Estimate) -> str:
     bar = f'<i style="left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%"></i>'
     point = f'<u style="left:{100 * value:.1f}%"></u>'
     return f'<span class="whisker" title="{_number(low)} to {_number(high)}">{bar}{point}</span>'
-
-
-def _confusion_table(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
-    """Rows: what happened; columns: what was detected; darker is a larger share of the row."""
-    if not counts:
-        return "<p>Nothing was scored.</p>"
-    header = ["True \\ detected", *map(_text, labels), "nothing"]
-    rows = []
-    for i, (name, row) in enumerate(zip([*map(_text, labels), "nothing"], counts, strict=True)):
-        cells = []
-        for j, count in enumerate(row):
-            share = count / max(1, sum(row))
-            kind = "good" if i == j else "bad"
-            none = "" if count else " none"
-            shown = "" if i == j == len(labels) else str(count)
-            cells.append(f'<span class="cell {kind}{none}" style="--share:{share:.2f}">{shown}</span>')
-        rows.append([name, *cells])
-    return _table(header, rows)
 
 
 def _balance_table(rows: Sequence[Mapping[str, Any]]) -> str:

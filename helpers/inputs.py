@@ -13,7 +13,7 @@ from data_util.audio_folders import AUDIO_ENDINGS, beneath, is_audio_name
 from errors import UserError, reading
 
 STDIN = "-"
-SUMMARY = "summary"  # stem of the table of a run: no audio gets it
+SUMMARY, EVENTS, COUNTS = "summary", "events", "counts"  # stems of the tables of a run: no audio gets them
 LONGEST_NAME = 200  # bytes of a stem's last part: file systems take 255, and endings are added
 
 
@@ -107,7 +107,7 @@ def _names(found: dict[str, tuple[str, Path]]) -> list[str]:
 def _stems(names: Sequence[str]) -> list[str]:
     """Names without ending; with it where two would be one, and numbered where that is not enough."""
     plain = [Path(name).with_suffix("").as_posix() for name in names]
-    shared = {stem for stem, count in Counter(plain).items() if count > 1} | {SUMMARY}
+    shared = {stem for stem, count in Counter(plain).items() if count > 1} | {SUMMARY, EVENTS, COUNTS}
     taken: set[str] = set()
     stems = []
     for name, stem in zip(names, plain, strict=True):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,16 @@ from errors import UserError, describe
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.detection import CLASS_THRESHOLDS, Detection
 from helpers.detector import Detector, Failure
-from helpers.event_files import best_tags
-from helpers.events import FRAME_RATE
+from helpers.event_files import Contents, best_tags
+from helpers.events import FRAME_RATE, to_json
 from helpers.inputs import SUMMARY
+from helpers.joined import COUNTS_FILE, EVENTS_FILE, JoinedEvents
 from helpers.journal import Journal
 from helpers.outputs import format_table
 from helpers.pipeline import Job
 from helpers.progress import Progress, clock
 from helpers.results import N_TAGS, ResultWriter, Summary
+from helpers.streaming import clock_time
 
 if TYPE_CHECKING:
     from helpers.streaming import EventStream, StreamEvent
@@ -70,6 +73,7 @@ def listen_to_many(
     writer: ResultWriter,
     jobs: Sequence[Job],
     journal: Journal,
+    joined: JoinedEvents,
     *,
     n_threads: int = 2,
     skip_existing: bool = False,
@@ -78,16 +82,18 @@ def listen_to_many(
 
     Arguments:
         journal: notes what is done.
+        joined: takes the events of all.
         n_threads: that read audio.
         skip_existing: leave out jobs that are done according to the journal.
     Returns:
         The exit code: 0, or 3 where files could not be read.
     """
     summary = Summary(writer.thresholds)
-    todo = _skip_done(journal, jobs, summary) if skip_existing else list(jobs)
+    todo = _skip_done(journal, joined, jobs, summary) if skip_existing else list(jobs)
     summary.rows.update({str(job.key): [] for job in todo if str(job.key) not in summary.rows})
     _refuse_foreign_files(writer, todo)
     writer.folder.check(SUMMARY_FILE)
+    joined.check()
     progress = Progress({job.key: _size(job) for job in todo})
     results = detector.detect_many(todo, n_threads=n_threads, make_sink=writer.sink, on_window=_reporter(progress))
     with signals.telling(lambda: _how_to_resume(writer, summary, len(jobs))):
@@ -97,6 +103,7 @@ def listen_to_many(
                 taken, files = _write(writer, job, result)
                 summary.add(stem, taken)
                 if isinstance(taken, Detection):
+                    joined.add(stem, Contents(job.clip, taken, [], job.recording))
                     journal.add(stem, summary.rows[stem], files)
                 progress.finished(job.key, taken.duration if isinstance(taken, Detection) else 0.0)
         finally:
@@ -105,10 +112,40 @@ def listen_to_many(
             for page in writer.end():
                 print(f"report: {page}")
             writer.folder.write(SUMMARY_FILE, summary.write)
+            joined.write([stem for stem, row in summary.rows.items() if row], writer.thresholds[-1])
     return _report(summary, progress, writer.folder.path)
 
 
-def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], *, as_json: bool = False) -> int:
+@dataclass(frozen=True)
+class StreamLines:
+    """How the onsets and offsets of a stream look on the screen.
+
+    Arguments:
+        filename: what the stream is called in JSON.
+        channel: counted from 0; None: the mean of all.
+        as_json: lines of JSON in place of text.
+        started: the moment of its first sample, for the time of day; None: without it.
+    """
+
+    filename: str = "stream"
+    channel: int | None = None
+    as_json: bool = False
+    started: datetime | None = None
+
+    def line(self, event: StreamEvent) -> str:
+        """An onset or offset as text, or as the JSON that docs/detection.md describes."""
+        if self.as_json:
+            return to_json(event.to_dict(self.filename, self.channel, self.started))
+        moment = "" if self.started is None else f"{clock_time(self.started, event.time)}  "
+        about = f"{event.label}  (above {_above(event)}, {event.mean_score:.2f})"
+        return f"{moment}{event.time:10.3f}  {event.kind:<6}  {about}"
+
+
+def _above(event: StreamEvent) -> str:
+    return f"{event.threshold:g}" if event.threshold_name == CLASS_THRESHOLDS else event.threshold_name
+
+
+def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], lines: StreamLines) -> int:
     """Samples at 16 kHz as they come: each onset and offset on a line once it is certain, until the end or Ctrl-C."""
     known = f"events are known at most {stream.latency:.2f} s after the sound passes their threshold"
     print(f"listening; {known}", file=sys.stderr, flush=True)
@@ -116,11 +153,11 @@ def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], *, as_js
         try:
             for block in blocks:
                 for i in range(0, len(block), SAMPLE_RATE):
-                    _show(stream.push(block[i : i + SAMPLE_RATE]), as_json)
+                    _show(stream.push(block[i : i + SAMPLE_RATE]), lines)
         except KeyboardInterrupt:
             pass
         finally:  # also where the audio breaks off
-            _show(stream.finish(), as_json)
+            _show(stream.finish(), lines)
     except BrokenPipeError:  # whoever read the events has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -132,15 +169,9 @@ def print_notes(name: str, notes: Sequence[str]) -> None:
         print(f"{name}: {note}", file=sys.stderr)
 
 
-def _show(events: Sequence[StreamEvent], as_json: bool) -> None:
+def _show(events: Sequence[StreamEvent], lines: StreamLines) -> None:
     for event in events:
-        about = f"{event.label}  (above {event.threshold}, {event.mean_score:.2f})"
-        text = (
-            json.dumps(event._asdict(), ensure_ascii=False)
-            if as_json
-            else f"{event.time:10.3f}  {event.kind:<6}  {about}"
-        )
-        print(text, flush=True)
+        print(lines.line(event), flush=True)
 
 
 def _how_to_resume(writer: ResultWriter, summary: Summary, n_jobs: int) -> str:
@@ -157,13 +188,15 @@ def _refuse_foreign_files(writer: ResultWriter, jobs: Sequence[Job]) -> None:
             writer.folder.check(name)
 
 
-def _skip_done(journal: Journal, jobs: Sequence[Job], summary: Summary) -> list[Job]:
+def _skip_done(journal: Journal, joined: JoinedEvents, jobs: Sequence[Job], summary: Summary) -> list[Job]:
     """The jobs that are not done; the rows of the others go into the summary."""
     done, todo = journal.done(), []
     for job in jobs:
         stem = str(job.key)
         summary.rows[stem] = []  # keeps the order
-        if stem in done and done[stem][0] == job.name:  # another folder may have had a file of that stem
+        if (
+            stem in done and stem in joined and done[stem][0] == job.name
+        ):  # another folder may have had a file of that stem
             summary.skip(stem, done[stem])
         else:
             todo.append(job)
@@ -201,7 +234,7 @@ def _report(summary: Summary, progress: Progress, out: Path) -> int:
     print(f"{summary.n_done} files{skipped}, {audio} of audio in {elapsed} ({progress.speed:.1f} x real time)")
     for label, count in summary.classes.most_common(N_TAGS):
         print(f"  {count:>8}  {label}")
-    print(f"written: {out}, all files in {out / SUMMARY_FILE}")
+    print(f"written: {out}; one row per file in {SUMMARY_FILE}, all events in {EVENTS_FILE}, counts in {COUNTS_FILE}")
     _list("files are odd, and were processed", summary.notes, out)
     _list("files could not be read", summary.failures, out)
     return EXIT_BAD_FILES if summary.failures else 0

@@ -35,8 +35,6 @@ class DcaseModule(SEDModule):
         self.splits = {"val": valid, "test": test}
         self.events: dict[str, dict[str, list[Event]]] = {}
         self._pieces: dict[tuple[int, int], np.ndarray] = {}  # (file, first frame) -> logits [C, 250]
-        if options.backbone_frozen:
-            self.model.model.requires_grad_(False).eval()  # Lightning keeps the mode: statistics and dropout rest too
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         o = self.options

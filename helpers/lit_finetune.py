@@ -15,7 +15,7 @@ from torch import Tensor
 from config_finetune import SCRATCH_MODEL, FinetuneOptions
 from data_util.audio import SAMPLE_RATE
 from data_util.own_data import OwnData, Recording, group_of
-from data_util.own_splits import SPLITS, balance, balance_table, split_recordings
+from data_util.own_splits import SPLITS, balance, balance_table, split_recordings, without_counterexamples
 from data_util.own_windows import OwnWindows, window_seconds
 from data_util.samplers import BalancedSampler, EpochSampler, ShuffleSampler
 from errors import UserError
@@ -84,7 +84,7 @@ class FinetuneModule(SEDModule):
 
     The frames learn the events, and the head for whole clips learns which classes are there. With labels of clips the
     frames learn them through `pooled`, and in validation all frames of a window have its one score. In the first
-    epochs the backbone is frozen.
+    epochs, or with `--backbone_frozen` in all, the backbone is frozen.
 
     Args:
         model: the detector.
@@ -110,7 +110,7 @@ class FinetuneModule(SEDModule):
         self._val_losses: list[Tensor] = []
 
     def on_train_epoch_start(self) -> None:
-        frozen = self.current_epoch < self.options.frozen_epochs
+        frozen = self.options.backbone_frozen or self.current_epoch < self.options.frozen_epochs
         backbone = self.model.model
         backbone.requires_grad_(not frozen)
         backbone.train(not frozen)  # batch norm keeps its statistics as well
@@ -164,7 +164,8 @@ def splits_of(data: OwnData, options: FinetuneOptions) -> Splits:
 
     A checkpoint that was fine-tuned and is evaluated, or is resumed and knows any of the recordings, keeps those of
     its training: new pieces of what it knows go where that is, other new recordings are for the test. With
-    `--evaluate --test_share 1` all are. A note counts the test recordings that the network has already learnt.
+    `--evaluate --test_share 1` all are. Notes tell of classes without counterexamples, and count the test recordings
+    that the network has already learnt.
     """
     origin = options.resume or options.checkpoint
     known = _splits_in(origin) if origin else {}
@@ -175,6 +176,7 @@ def splits_of(data: OwnData, options: FinetuneOptions) -> Splits:
         splits = _grouped(data, pieces | {r.name: r.split for r in data.recordings if r.split} | known)
     else:
         splits = split_recordings(data, val_share=options.val_share, test_share=options.test_share, seed=options.seed)
+    data.notes[:0] = without_counterexamples(splits)
     learnt = sum((known | pieces).get(r.name, "test") != "test" for r in splits["test"])
     if learnt:
         data.notes.append(

@@ -74,6 +74,8 @@ class SEDModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model.train()  # Lightning keeps the mode that it finds
+        if options.backbone_frozen:
+            freeze_backbone(self.model, options)
         self.decayed = optim.decayed_names(model)
         self.options = options
         self.ground_truth = ground_truth or {}
@@ -274,6 +276,13 @@ def bn_momentum(options: Any) -> float | None:
         return options.bn_momentum
     from_scratch = options.pretrained == "scratch" and options.checkpoint is None
     return SCRATCH_BN_MOMENTUM if from_scratch else None
+
+
+def freeze_backbone(model: SEDModel, options: Any) -> None:
+    """Keep the weights of the backbone; in evaluation mode batch-norm statistics and dropout rest as well."""
+    model.model.requires_grad_(False).eval()
+    if options.pretrained == "scratch" and options.checkpoint is None and options.resume is None:
+        log.warning("--backbone_frozen: the backbone starts from random weights and will never learn")
 
 
 def set_bn_momentum(model: nn.Module, momentum: float | None) -> None:

@@ -6,17 +6,16 @@ import csv
 import hashlib
 import io
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from atomic import unfinished
+from atomic import naming, unfinished
 from data_util.clip_names import ClipNames, fullest_names
 from errors import UserError, reading
-from helpers.events import Event, EventTable
+from helpers.events import Event, EventTable, rounded_down
 
 _LEDGER = ".efficientsed.jsonl"
 
@@ -59,7 +58,8 @@ class OutputFolder:
         path = self.check(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         # The ending stays last: writers such as Matplotlib choose the format by it.
-        with unfinished(path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")) as part:
+        part = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
+        with unfinished(part), naming(part, path):
             yield part
             digest = checksum(part)
             os.replace(part, path)
@@ -99,7 +99,7 @@ def checksum(path: Path) -> str:
 
 def seconds(time: float) -> str:
     """A time with milliseconds, rounded down, so that no event ends after its audio."""
-    return f"{math.floor(time * 1000 + 1e-6) / 1000:.3f}"
+    return f"{rounded_down(time):.3f}"
 
 
 def format_table(events: EventTable, limit: int | None = None) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,51 +96,69 @@ class _StoppedError(Exception):
     """The caller does not want any more."""
 
 
+class _Dealer:
+    """Deals jobs to readers in turn, so that each gets the same ones in every run; made for several threads."""
+
+    def __init__(self, jobs: Iterable[Job], n_readers: int) -> None:
+        self._jobs, self._lock = enumerate(jobs), threading.Lock()
+        self._dealt: list[deque[Job]] = [deque() for _ in range(n_readers)]
+
+    def next(self, reader: int) -> Job | None:
+        """The next job of a reader, or None after the last one."""
+        with self._lock:
+            while not self._dealt[reader]:
+                number, job = next(self._jobs, (0, None))
+                if job is None:
+                    return None
+                self._dealt[number % len(self._dealt)].append(job)
+            return self._dealt[reader].popleft()
+
+
+_Queue = queue.Queue[Window | End | BaseException | None]
+
+
 def read_jobs(jobs: Iterable[Job], plan: WindowPlan, *, n_threads: int = 1, depth: int = 16) -> Iterator[Window | End]:
     """Windows and ends of many jobs, read by threads that run `depth` windows ahead at most.
 
-    The windows of one job come in order and before its end; those of different jobs may be mixed.
+    The windows of one job come in order and before its end; those of `n_threads` jobs are mixed, one of each in turn:
+    the order is the same in every run, however long reading takes.
     """
-    todo, lock = iter(jobs), threading.Lock()
-    items: queue.Queue[Window | End | BaseException | None] = queue.Queue(depth)
+    dealer = _Dealer(jobs, n_threads)
+    items: list[_Queue] = [queue.Queue(max(1, depth // n_threads)) for _ in range(n_threads)]
     stop = threading.Event()
 
-    def put(item: Window | End | BaseException | None) -> None:
+    def put(reader: int, item: Window | End | BaseException | None) -> None:
         while not stop.is_set():
             try:
-                return items.put(item, timeout=0.1)
+                return items[reader].put(item, timeout=0.1)
             except queue.Full:
                 continue
         raise _StoppedError
 
-    def work() -> None:
+    def work(reader: int) -> None:
         try:
-            while True:
-                with lock:
-                    job = next(todo, None)
-                if job is None:
-                    break
+            while (job := dealer.next(reader)) is not None:
                 for item in read_job(job, plan):
-                    put(item)
-            put(None)
+                    put(reader, item)
+            put(reader, None)
         except _StoppedError:
             pass
         except BaseException as error:  # a defect of ours must not leave the caller waiting
             with contextlib.suppress(_StoppedError):
-                put(error)
+                put(reader, error)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(n_threads)]
-    for thread in threads:
-        thread.start()
+    for reader in range(n_threads):
+        threading.Thread(target=work, args=(reader,), daemon=True).start()
+    running = deque(items)
     try:
-        n_running = len(threads)
-        while n_running:
-            item = items.get()
+        while running:
+            item = running[0].get()
             if isinstance(item, BaseException):
                 raise item
             if item is None:
-                n_running -= 1
-            else:
-                yield item
+                running.popleft()
+                continue
+            running.rotate(-1)
+            yield item
     finally:
         stop.set()

@@ -29,6 +29,8 @@ from helpers.psds_plots import plot_classes, plot_psd_roc
 
 SETTINGS = {"psds1": PSDS1, "psds2": PSDS2}
 N_RESAMPLES = 1000
+CLIP_SECONDS = 10.0  # of AudioSet, where nobody says how long the clips are
+TOLERANCE = 0.5  # seconds by which clips of 10 s and their frames differ
 LIMITS = {"median_window": (1, 9999), "bootstrap": (0, 100_000), "seed": (0, 2**31 - 1)}
 FILES = ("results.json", "classes.csv", "psd_roc.png", "classes.png")
 
@@ -58,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--compare", type=Path, help="scores of a second model on the same clips")
     add("--ground_truth", type=Path, required=True, help="TSV of events (sed_scores_eval or AudioSet Strong)")
-    add("--durations", type=Path, required=True, help="TSV (filename, duration) or CSV (clip,seconds)")
+    add("--durations", type=Path, help="TSV (filename, duration) or CSV (clip,seconds) (default: all clips last 10 s)")
     add("--vocabulary", default="strong", help="class names behind the labels of an AudioSet Strong TSV")
     add("--metric", choices=sorted(SETTINGS), default="psds1", help="criteria (default: %(default)s)")
     add("--median_window", type=int, default=1, help="odd number of frames (default: 1, no filter)")
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check(options)
     truth = psds_io.read_ground_truth(options.ground_truth, options.vocabulary)
     truth = {clip_id: psds_io.merge_overlaps(events) for clip_id, events in truth.items()}
-    durations = psds_io.read_durations(options.durations)
+    durations = psds_io.read_durations(options.durations) if options.durations else None
     paths = [options.scores] if options.compare is None else [options.scores, options.compare]
     sources = [psds_scores.open_scores(path) for path in paths]
     models = []
@@ -96,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _print_intervals(f"{models[1].label} - {models[0].label}", difference, "+6.2f")
     if options.out is not None:
         _write(options, models, difference)
-    _convert(sources[0], durations, options)
+    _convert(sources[0], options)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -141,13 +143,13 @@ def _score(
     label: str,
     source: psds_scores.ScoreSource,
     truth: Mapping[str, list[psds_io.Event]],
-    durations: Mapping[str, float],
+    durations: Mapping[str, float] | None,
     options: argparse.Namespace,
 ) -> Scored:
     """Streams the scores of one model through the accumulator and computes its figures."""
     start = time.perf_counter()
     names, events = _choose_clips(label, source, truth, options)
-    durations = psds_io.match_durations(names, durations, str(options.durations))
+    durations = _durations_of(names, events, durations, options)
     collected = PSDSAccumulator(
         source.class_names,
         SETTINGS[options.metric],
@@ -158,6 +160,8 @@ def _score(
         keep_clips=options.bootstrap > 0,
     )
     for clips in source.read(list(names)):
+        if options.durations is None:
+            _require_default_length(label, source, clips)
         collected.update(clips.scores, [names[clip] for clip in clips.clip_ids], events, durations, clips.stamps)
     scored = Scored(label, source, collected, collected.compute(), 0.0)
     if options.f1:
@@ -167,6 +171,36 @@ def _score(
         scored.intervals = bootstrap(collected, options.bootstrap, seed=options.seed)
     scored.seconds = time.perf_counter() - start
     return scored
+
+
+def _durations_of(
+    names: Mapping[str, str],
+    events: Mapping[str, Sequence[psds_io.Event]],
+    durations: Mapping[str, float] | None,
+    options: argparse.Namespace,
+) -> dict[str, float]:
+    """Seconds of each clip, by its name in the ground truth; without a table 10, which no event may exceed."""
+    if durations is not None:
+        return psds_io.match_durations(names, durations, str(options.durations))
+    for name in names.values():
+        end = max((offset for _, offset, _ in events[name]), default=0.0)
+        if end > CLIP_SECONDS + TOLERANCE:
+            raise UserError(
+                f"{options.ground_truth}: clip {name} has an event that ends at {end:g} s, and without --durations all "
+                f"clips last {CLIP_SECONDS:g} s; give --durations FILE"
+            )
+    return dict.fromkeys(names.values(), CLIP_SECONDS)
+
+
+def _require_default_length(label: str, source: psds_scores.ScoreSource, clips: psds_scores.ScoredClips) -> None:
+    """Raise UserError for scores that do not end where a clip of 10 s does."""
+    n_frames = clips.scores.shape[2]
+    end = float(clips.stamps[-1]) if clips.stamps is not None else n_frames / source.frame_rate
+    if abs(end - CLIP_SECONDS) > TOLERANCE:
+        raise UserError(
+            f"{label}: the scores of clip {clips.clip_ids[0]} end at {end:g} s, and without --durations all clips last "
+            f"{CLIP_SECONDS:g} s; give --durations FILE"
+        )
 
 
 def _choose_clips(
@@ -299,7 +333,7 @@ def _write_classes(path: Path, models: Sequence[Scored]) -> None:
             writer.writerow([name, n_events[name], *(column.get(name, "") for column in columns.values())])
 
 
-def _convert(source: psds_scores.ScoreSource, durations: Mapping[str, float], options: argparse.Namespace) -> None:
+def _convert(source: psds_scores.ScoreSource, options: argparse.Namespace) -> None:
     """Writes the scores of the first model in the other forms that were asked for."""
     if options.save_tsv is not None:
         for clips in source.read(source.clip_ids):

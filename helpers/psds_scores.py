@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from atomic import replacing, unfinished
+from atomic import naming, replacing, unfinished
 from data_util.audio_folders import beneath
 from data_util.clip_names import clip_ids
 from data_util.labels import FRAME_RATE, load_vocabulary
@@ -171,17 +171,17 @@ class ScoreWriter:
     ) -> None:
         import h5py
 
+        from data_util.hdf5_output import Hdf5Output
+
         self.path = Path(path)
         refuse_existing(self.path, overwrite)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._until_closed = ExitStack()
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self._part = self._until_closed.enter_context(unfinished(part))
-        try:
-            self._file: Any = h5py.File(self._part, "w")
-        except OSError as error:
-            error.filename = str(self.path)  # h5py names none
-            raise
+        self._until_closed.enter_context(naming(part, self.path))
+        with naming(part, self.path):
+            self._file: Any = Hdf5Output(self._part)
         n, text = len(class_names), h5py.string_dtype()
         chunks = (1, n, round(10 * frame_rate))
         self._file.create_dataset(
@@ -208,6 +208,7 @@ class ScoreWriter:
         self._file["scores"][first:, :, :length] = scores
         self._file["filenames"][first:] = list(clip_ids)
         self._file["n_frames"][first:] = [length] * n if n_frames is None else n_frames
+        self._file.check()
 
     def __enter__(self) -> ScoreWriter:
         return self

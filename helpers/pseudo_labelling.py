@@ -23,11 +23,14 @@ from torch.utils.data import Sampler
 
 from atomic import replacing
 from data_util.audioset import ClipDataset
+from data_util.hdf5_output import create_hdf5
 from data_util.logit_codec import encode_logits
 from data_util.pseudo_labels import DENSE, NAMES, PACKED, LogitsWriter
 from data_util.samplers import rank_and_world
 from errors import UserError
 from models.sed_model import SEDModel
+
+REQUEST = "request"  # attribute of a part
 
 
 def fingerprint(models: Sequence[SEDModel], clips: ClipDataset) -> str:
@@ -47,9 +50,11 @@ def fingerprint(models: Sequence[SEDModel], clips: ClipDataset) -> str:
 class PartFolder:
     """The finished batches of a run, one `.hdf` each, beside the file that they become.
 
+    Each part says itself which request it belongs to: one that another run has left is never used.
+
     Args:
         out: the final file.
-        request: what determines the contents; parts of another request are refused.
+        request: what determines the contents; the folder of another request is refused.
         compact: in the compact layout (see `data_util.pseudo_labels`).
     """
 
@@ -75,8 +80,15 @@ class PartFolder:
 
     def missing(self, n_batches: int) -> list[int]:
         """Numbers of the batches that are still to be computed."""
-        done = {int(path.stem) for path in self.folder.glob("*.hdf") if path.stem.isdigit()}
-        return [batch for batch in range(n_batches) if batch not in done]
+        return [batch for batch in range(n_batches) if not self._holds(batch)]
+
+    def _holds(self, batch: int) -> bool:
+        """Whether a batch is there, whole and of this request."""
+        try:
+            with h5py.File(self.path(batch)) as file:
+                return file.attrs.get(REQUEST) == self.request
+        except (OSError, RuntimeError):
+            return False
 
     def progress(self, n_batches: int) -> str:
         """How far it is, and how to go on, in words."""
@@ -88,22 +100,26 @@ class PartFolder:
         rows = [np.frombuffer(encode_logits(x), np.uint8) for x in logits] if self.compact else logits
         with (
             replacing(self.path(batch)) as part,
-            h5py.File(part, "w") as file,
+            create_hdf5(part) as file,
             LogitsWriter(file, logits.shape[1:], compact=self.compact) as writer,
         ):
             writer.write([clip.encode() for clip in clip_ids], rows)
+            file.attrs[REQUEST] = self.request
 
     def merge(self, n_batches: int) -> list[str]:
         """Put all batches into the final file, in order, and remove the parts; returns the names of the clips.
 
         Raises:
-            UserError: there is not a single clip; nothing is written then, and the parts are removed.
+            UserError: there is not a single clip; nothing is written then, and the parts are removed. A batch is
+                missing.
         """
+        if missing := self.missing(n_batches):
+            raise UserError(f"{self.path(missing[0])} is missing or damaged; run the same command again")
         with h5py.File(self.path(0)) as first:
             shape = tuple(first[PACKED].attrs["shape"]) if self.compact else first[DENSE].shape[1:]
         with (
             replacing(self.out) as part,
-            h5py.File(part, "w") as file,
+            create_hdf5(part) as file,
             LogitsWriter(file, shape, compact=self.compact) as writer,
         ):
             for batch in range(n_batches):

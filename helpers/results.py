@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atomic import naming
 from errors import UserError
 from helpers.audio_reader import read_blocks
 from helpers.classes import ClassName
@@ -86,8 +87,9 @@ class ResultWriter:
             return None
 
         def take(scores: np.ndarray) -> None:
-            for file in files:
-                file.add(scores)
+            with naming(self.folder.path, self.folder.path):
+                for file in files:
+                    file.add(scores)
             if self.report is not None:
                 curves.add(scores)
 
@@ -100,7 +102,8 @@ class ResultWriter:
         if job in self._open:
             stack, files = self._open.pop(job)
             for file in files:
-                file.close(0.0)
+                with suppress(OSError):  # a full disk, perhaps
+                    file.close(0.0)
             stack.__exit__(InterruptedError, InterruptedError(), None)  # as `staged` ends when its block fails
 
     def close(self) -> None:
@@ -124,9 +127,9 @@ class ResultWriter:
         contents = Contents(job.clip, detection, tags[:N_TAGS], job.recording)
         if job in self._open:
             stack, files = self._open.pop(job)
-            for file in files:
-                file.close(detection.duration)
-            stack.close()
+            with stack:
+                for file in files:
+                    file.close(detection.duration)
         written = [self.folder.path / SCORE_FORMATS[f][0].format(stem) for f in self.formats if f in SCORE_FORMATS]
         for name in self.formats:
             if name in FORMATS:

@@ -20,13 +20,17 @@ import config
 import signals
 from data_util.loaders import Loader
 from data_util.samplers import BalancedSampler, EpochSampler, EvalSampler, ShuffleSampler
+from errors import UserError
 from helpers import teacher as teachers
 from helpers.callbacks import (
     AtomicCheckpoints,
     GracefulInterrupt,
+    KeepBest,
     PeriodicCheckpoint,
     ReportCorruptClips,
+    RetryCheckpoints,
     ValidateLastEpoch,
+    unwritten,
 )
 from helpers.devices import accelerator, n_workers, precision, strategy
 from helpers.half_precision import avoid_slow_gradients
@@ -36,6 +40,7 @@ from helpers.run_folder import (
     LAST,
     RunRecord,
     global_rank,
+    newest_checkpoint,
     open_log,
     resume_position,
     run_dir,
@@ -118,6 +123,7 @@ def make_trainer(
     """
     device = accelerator(options)
     loggers = make_loggers(options, folder) if global_rank() == 0 else []
+    writer = AtomicCheckpoints()
     return pl.Trainer(
         accelerator=device,
         devices=options.num_devices,
@@ -131,8 +137,8 @@ def make_trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=max(1, min(50, n_batches // 10)),
         logger=loggers or False,
-        callbacks=[RunRecord(folder, options), *_callbacks(options, folder, bool(loggers)), *extra_callbacks],
-        plugins=[] if options.strategy not in ("auto", "ddp") else [AtomicCheckpoints()],
+        callbacks=[RunRecord(folder, options), *_callbacks(options, folder, writer, bool(loggers)), *extra_callbacks],
+        plugins=[] if options.strategy not in ("auto", "ddp") else [writer],
         profiler=SimpleProfiler(folder, "profile") if options.profile else None,
         use_distributed_sampler=False,  # ours know their rank
         enable_model_summary=False,
@@ -141,7 +147,7 @@ def make_trainer(
     )
 
 
-def _callbacks(options: Any, folder: Path, logs: bool) -> list[pl.Callback]:
+def _callbacks(options: Any, folder: Path, writer: AtomicCheckpoints, logs: bool) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = [ProgressBar(), ValidateLastEpoch()]
     if options.ema > 0:
         callbacks.append(EMAWeightAveraging(decay=options.ema))
@@ -149,9 +155,9 @@ def _callbacks(options: Any, folder: Path, logs: bool) -> list[pl.Callback]:
     if logs:
         callbacks.append(LearningRateMonitor(logging_interval="step"))
     if options.save_model:
-        best = ModelCheckpoint(folder, BEST.removesuffix(".ckpt"), monitor=options.monitor, mode="max", **_SINGLE)
+        best = KeepBest(writer, folder, BEST.removesuffix(".ckpt"), monitor=options.monitor, mode="max", **_SINGLE)
         last = ModelCheckpoint(folder, LAST.removesuffix(".ckpt"), save_on_train_epoch_end=True, **_SINGLE)
-        callbacks += [best, last]  # in this order: the last one holds what the best has been
+        callbacks += [RetryCheckpoints(), best, last]  # in this order: the last one holds what the best has been
         if options.checkpoint_minutes > 0:
             callbacks.append(PeriodicCheckpoint(folder, options.checkpoint_minutes, options.keep_checkpoints))
     return callbacks
@@ -285,7 +291,10 @@ def prepare_for_cpu(module: pl.LightningModule) -> None:
 
 
 def fit(trainer: pl.Trainer, module: SEDModule, train_batches: Any, eval_batches: Any, options: Any) -> None:
-    """Train from the start or from the resumed checkpoint; raises KeyboardInterrupt after Ctrl-C or SIGTERM."""
+    """Train from the start or from the resumed checkpoint; raises KeyboardInterrupt after Ctrl-C or SIGTERM.
+
+    Raises UserError at the end where the best or the last state is not on disk.
+    """
     checkpoint = str(options.resume) if options.resume else None
     if trainer.strategy.root_device.type == "cpu":
         prepare_for_cpu(module)
@@ -298,6 +307,25 @@ def fit(trainer: pl.Trainer, module: SEDModule, train_batches: Any, eval_batches
         trainer.fit(module, train_batches, eval_batches, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:  # how Lightning ends after a KeyboardInterrupt
         raise (signals.interruption(stop) or stop) from None
+    if lost := trainer.strategy.broadcast(_what_is_lost(trainer)):
+        log.info("%s", table(validation_figures(trainer), "last epoch"))
+        raise UserError(lost)
+
+
+def _what_is_lost(trainer: pl.Trainer) -> str:
+    """Which states are not on disk after a training, and what to do; empty where all are."""
+    lost = unwritten(trainer)
+    if not lost:
+        return ""
+    folder = Path(trainer.default_root_dir)
+    rest = "make room and train again"
+    if newest_checkpoint(folder) is not None:
+        rest = f"make room and go on from the state before with --resume {folder}"
+    if LAST not in {path.name for path in lost}:
+        rest = f"the last state is in {folder / LAST}"
+    names = " and ".join(sorted(path.name for path in lost))
+    reason = next(iter(lost.values())).strerror
+    return f"the training has ended, but {names} could not be written to {folder} ({reason}); {rest}"
 
 
 # ---- reports --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -22,6 +23,7 @@ import pytorch_lightning as pl
 import torch
 
 import config
+import locks
 from atomic import replacing
 
 log = logging.getLogger("efficientsed")
@@ -75,11 +77,15 @@ def global_rank() -> int:
 def run_dir(options: config.RunOptions) -> Path:
     """The folder of a run: that of the resumed one, or a new OUTPUT_DIR/EXPERIMENT_NAME (NAME-2, ... where it exists).
 
-    Only the first process makes it; the others learn its name when they are connected (see `RunRecord`).
+    Only the first process makes it, and locks it: no other run writes there; the others learn its name when they are
+    connected (see `RunRecord`).
 
-    Raises UserError for a name that would leave the folder of all runs.
+    Raises UserError for a name that would leave the folder of all runs, OSError where another process runs in the
+    folder that the options name.
     """
     if options.resume is not None:
+        if global_rank() == 0:
+            locks.hold(options.resume.parent, folder=True)
         return options.resume.parent
     name = options.experiment_name
     if re.search(r"[/\\\0]", name) or name in ("", ".", ".."):
@@ -88,14 +94,26 @@ def run_dir(options: config.RunOptions) -> Path:
     if global_rank() > 0:
         return folder
     number = 2
-    while folder.exists() and any(folder.iterdir()) and not options.overwrite:
+    while not _claimed(folder, options):
         folder = options.output_dir / f"{name}-{number}"
         number += 1
+    return folder
+
+
+def _claimed(folder: Path, options: config.RunOptions) -> bool:
+    """Make and lock the folder of a new run; False where another run has it already."""
+    if not options.overwrite and folder.exists() and any(folder.iterdir()):
+        return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        locks.hold(folder, folder=True)
+    except BlockingIOError:  # begun a moment ago
+        if options.overwrite:
+            raise
+        return False
     except OSError as error:
         config.refuse("output_dir", options.output_dir, f"cannot make the run's folder there ({error.strerror})")
-    return folder
+    return True
 
 
 def resume_checkpoint(options: config.RunOptions) -> Path:
@@ -188,10 +206,35 @@ def write_text(path: Path, text: str) -> None:
         log.warning("%s was not written: %s", path, error.strerror or error)
 
 
+def write_checkpoint(path: Path, data: bytes | memoryview) -> None:
+    """Write a checkpoint that `torch.save` has put into memory; whole or not at all, and on the disk when this returns.
+
+    torch itself would not say why a file cannot be written.
+
+    Raises:
+        OSError: the disk is full, or the folder has gone.
+    """
+    with replacing(path) as part, part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_metrics(folder: Path, figures: Mapping[str, Any]) -> None:
     """Write the final figures of a run as JSON."""
     content = {**figures, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_text(folder / METRICS_FILE, json.dumps(content, indent=2) + "\n")
+
+
+class _RunLog(logging.FileHandler):
+    """A log file whose trouble, such as a full disk, is told once and in one line."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not self._told:
+            print(f"{self.baseFilename} is not complete: {sys.exc_info()[1]}", file=sys.stderr)
+        self._told = True
 
 
 def open_log(folder: Path) -> None:
@@ -201,7 +244,7 @@ def open_log(folder: Path) -> None:
         root.removeHandler(handler)
         handler.close()
     try:
-        handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+        handler = _RunLog(folder / LOG_FILE, encoding="utf-8")
     except OSError as error:
         log.warning("no log file: %s", error)
         return
@@ -241,20 +284,22 @@ def environment() -> dict[str, Any]:
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """One small plot per figure over the epochs."""
+    """One small plot per figure that has values over the epochs, and no axes without one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     names = sorted({name for row in rows for name in row} - {"epoch", "step"})
-    if not names:
+    curves = {n: [(r["epoch"], r[n]) for r in rows if n in r and math.isfinite(r[n])] for n in names}
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
         return
-    n_columns = min(3, len(names))
-    n_rows = -(-len(names) // n_columns)
+    n_columns = min(3, len(curves))
+    n_rows = -(-len(curves) // n_columns)
     figure = Figure(figsize=(4 * n_columns, 2.6 * n_rows), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(n_rows, n_columns, squeeze=False).flat, names, strict=False):
-        points = [(row["epoch"], row[name]) for row in rows if name in row]
+    for i, (name, points) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(n_rows, n_columns, i)
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", linewidth=1.2)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)

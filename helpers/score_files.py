@@ -60,7 +60,9 @@ class ScoreHDF5:
     def __init__(self, path: Path, classes: Sequence[ClassName]) -> None:
         import h5py
 
-        self._file = h5py.File(path, "w")
+        from data_util.hdf5_output import Hdf5Output
+
+        self._file = Hdf5Output(path)
         n = len(classes)
         shape = {"shape": (0, n), "maxshape": (None, n), "chunks": (250, n)}
         self._scores = self._file.create_dataset("scores", dtype="f2", compression="gzip", compression_opts=1, **shape)
@@ -74,6 +76,7 @@ class ScoreHDF5:
         n = len(self._scores)
         self._scores.resize(n + scores.shape[1], axis=0)
         self._scores[n:] = scores.T
+        self._file.check()
 
     def close(self, duration: float) -> None:
         """End the file of an audio of so many seconds."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from errors import UserError
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.chunking import SAMPLES_PER_FRAME, RunningFilter
 from helpers.detection import NO_NUMBERS
-from helpers.events import FRAME_RATE, EventDecoder, to_frames
+from helpers.events import FRAME_RATE, Event, EventDecoder, make_record, rounded_down, to_frames
 
 if TYPE_CHECKING:
     from helpers.detector import Detector
@@ -23,7 +24,8 @@ class StreamEvent(NamedTuple):
     """A sound that begins or ends.
 
     `kind` is "onset" or "offset", `time` its time in seconds; `mean_score` and `peak_score` are those of the whole
-    event at an offset, those so far at an onset; `threshold` names the list of events that it belongs to.
+    event at an offset, those so far at an onset; `threshold` is that of its class, `threshold_name` the list of events
+    that it belongs to. `offset` is None at an onset.
     """
 
     kind: str
@@ -32,8 +34,32 @@ class StreamEvent(NamedTuple):
     mid: str
     mean_score: float
     peak_score: float
-    threshold: str
+    threshold: float
     onset: float
+    offset: float | None
+    threshold_name: str
+
+    def to_dict(
+        self, filename: str = "stream", channel: int | None = None, started: datetime | None = None
+    ) -> dict[str, Any]:
+        """The line of `--format jsonl`: `kind` and `time`, then the record of the event as in files.
+
+        Arguments:
+            filename, channel: as in `helpers.events.make_record`.
+            started: the moment of the first sample; adds `clock`, the moment of the onset or offset (ISO 8601, UTC).
+        """
+        end = self.onset if self.offset is None else self.offset
+        event = Event(self.onset, end, self.label, self.mid, self.mean_score, self.peak_score, self.threshold)
+        record = make_record(event, filename, channel, self.threshold_name)
+        record["offset"] = None if self.offset is None else record["offset"]
+        moment = {} if started is None else {"clock": clock_time(started, self.time)}
+        return {"kind": self.kind, "time": rounded_down(self.time), **moment, **record}
+
+
+def clock_time(started: datetime, time: float) -> str:
+    """The moment `time` seconds after `started`, in UTC, ISO 8601 with milliseconds."""
+    moment = (started + timedelta(seconds=time)).astimezone(timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class _Scorer(Protocol):
@@ -73,16 +99,20 @@ class _CausalScorer:
         piece = np.zeros((end - begin) * SAMPLES_PER_FRAME, np.float32)
         newest = samples[begin * SAMPLES_PER_FRAME :]
         piece[: len(newest)] = newest
-        embedding = self.detector.backend.embed(piece)  # type: ignore[attr-defined]
+        with self.detector.lock:
+            embedding = self.detector.backend.embed(piece)  # type: ignore[attr-defined]
         new = embedding[len(embedding) - n_ahead - n_frames : len(embedding) - n_ahead]
         history = new if self._history is None else np.concatenate([self._history, new])
         self._history = history[-self.keep :]
-        strong = self.detector.backend.classify(self._history)  # type: ignore[attr-defined]
+        with self.detector.lock:
+            strong = self.detector.backend.classify(self._history)  # type: ignore[attr-defined]
         return self.detector.select(strong[None])[0, :, -n_frames:]
 
 
 class EventStream:
     """Find events in audio that arrives in pieces of any size; each onset and offset is given once.
+
+    A stream is for one thread at a time; several streams, each in its thread, may share a detector.
 
     Arguments:
         detector: finds them; its thresholds, median windows and gap rules hold here as well.
@@ -211,8 +241,10 @@ class EventStream:
         onset, offset = run["start"] / FRAME_RATE, run["end"] / FRAME_RATE
         offset = offset if duration is None else min(offset, duration)
         time = onset if kind == "onset" else offset
-        mean = float(run["total"] / run["active"])
-        return StreamEvent(kind, float(time), about.label, about.mid, mean, float(run["peak"]), name, float(onset))
+        mean, peak = float(run["total"] / run["active"]), float(run["peak"])
+        threshold = float(self.decoding.thresholds[name][run["cls"]])
+        end = None if kind == "onset" else float(offset)
+        return StreamEvent(kind, float(time), about.label, about.mid, mean, peak, threshold, float(onset), end, name)
 
 
 def _resampler(rate: int):  # type: ignore[no-untyped-def]

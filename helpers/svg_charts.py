@@ -26,6 +26,7 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], mark: float |
         mark: x of a vertical line, "kept": the state that was chosen.
         x: name of the horizontal axis.
     """
+    lines = {name: [p for p in line if math.isfinite(p[1])] for name, line in lines.items()}  # a loss may be NaN
     points = [point for line in lines.values() for point in line]
     if not points:
         return "<p>no values</p>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from atomic import replacing
 from data_util.own_data import Recording
 from errors import UserError
 from helpers.backends import TUNING_KEYS
@@ -25,6 +25,7 @@ from helpers.postprocess import median_filter
 from helpers.psds import PSDSAccumulator
 from helpers.psds_curves import segment_counts
 from helpers.psds_figures import changes, clip_ranks, events_per_class
+from helpers.run_folder import write_checkpoint
 from models.checkpoints import METADATA_KEY, read_checkpoint
 from models.sed_model import load_model
 
@@ -183,5 +184,6 @@ def store_tuning(path: Path, tuning: Tuning) -> None:
         raise UserError(f"checkpoint '{path}' is none of this project's training: it cannot hold thresholds")
     decisions = dict(zip(TUNING_KEYS, (list(tuning.thresholds), list(tuning.median_windows)), strict=True))
     kept = {"state_dict": content["state_dict"], METADATA_KEY: {**content[METADATA_KEY], **decisions}}
-    with replacing(path) as part:
-        torch.save(kept, part)
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    write_checkpoint(path, buffer.getbuffer())

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import locks
 from errors import UserError, one_line, reading
 from models.cards import RESOURCES, Card
 
@@ -215,8 +216,10 @@ def fetch(card: Card, folder: Path = RESOURCES) -> Path:
     part = target.with_suffix(target.suffix + ".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _download(card.url, part)
-        os.replace(part, target)
+        with locks.held(target, wait=True):  # two at once would mix their blocks
+            if not target.is_file():
+                _download(card.url, part)
+                os.replace(part, target)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         words = one_line(reason) if isinstance(reason, OSError) else str(error)

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from data_util.clip_names import ClipNames, clip_ids, fullest_names
+from data_util.clip_names import ClipNames, clip_ids, fullest_names, segment_clip
 from errors import UserError
 
 
@@ -102,3 +102,23 @@ def test_strict_names_are_ends_of_paths():
 def test_both_forms_of_accented_letters_are_one_name():
     composed, apart = (unicodedata.normalize(form, "Käuzchen.wav") for form in ("NFC", "NFD"))
     assert composed != apart and ClipNames([apart]).find(composed, "t") == apart
+
+
+@pytest.mark.parametrize(
+    ("segment_id", "clip", "start_ms"),
+    [
+        ("b0RFKhbpFJA_30000", "Yb0RFKhbpFJA", 30_000),
+        (" Yb0RFKhbpFJA_0 ", "Yb0RFKhbpFJA", 0),
+        ("_a_b_c_d_e__120000", "Y_a_b_c_d_e_", 120_000),
+        ("b0RFKhbpFJA", "Yb0RFKhbpFJA", None),
+        ("Yb0RFKhbpFJA", "Yb0RFKhbpFJA", None),
+        ("rec_1000", "Yrec_1000", None),
+        ("SITE_20240512_060000", "YSITE_20240512_060000", None),
+        ("ABC20240512_060000", "YABC20240512_060000", None),  # 11 characters, but times have no leading zeros
+        ("b0RFKhbpFJA_30000.wav", "Yb0RFKhbpFJA_30000", None),  # a file
+        ("site 1\\r\u00e9c.WAV", "Ysite 1__r\u00e9c", None),
+        ("b0RFKhbpFJA_99999999999999999999", "Yb0RFKhbpFJA_99999999999999999999", None),
+    ],
+)
+def test_segments_of_audioset_and_other_ids(segment_id: str, clip: str, start_ms: int | None) -> None:
+    assert segment_clip(segment_id) == (clip, start_ms)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_util.clip_index import clip_id_of_name
-from data_util.hdf5_dataset import Mp3File
+from data_util.hdf5_dataset import LazyHdf5, Mp3File, entry, open_hdf5
+from data_util.pseudo_labels import holds_nan
 from errors import UserError
 
 
@@ -118,3 +119,39 @@ def test_damaged_metadata_is_one_line(tmp_path, signature):
     with pytest.raises(UserError, match=r"bad\.hdf .*copy or download it again") as caught:
         Mp3File(tmp_path / "bad.hdf")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["external storage", "external link", "link through a link", "virtual"])
+def test_values_of_another_file_are_refused(tmp_path, kind):
+    """A file from a stranger must not make us read another one of this machine."""
+    (tmp_path / "secret").write_bytes(bytes(range(66)))
+    with h5py.File(tmp_path / "other.hdf", "w") as other:
+        other["target"] = np.zeros((1, 66), np.uint8)
+    with h5py.File(tmp_path / "a.hdf", "w") as file:
+        if kind == "external storage":
+            file.create_dataset("target", (1, 66), np.uint8, external=[(str(tmp_path / "secret"), 0, 66)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((1, 66), np.uint8)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.hdf"), "target", (1, 66))
+            file.create_virtual_dataset("target", layout)
+        elif kind == "external link":
+            file["target"] = h5py.ExternalLink(str(tmp_path / "other.hdf"), "target")
+        else:
+            file["there"] = h5py.ExternalLink(str(tmp_path / "other.hdf"), "/")
+            file["target"] = h5py.SoftLink("/there/target")
+        file["own"] = np.zeros(3)
+    with open_hdf5(tmp_path / "a.hdf") as file:
+        with pytest.raises(UserError, match="'target' takes its values from another file"):
+            entry(file, "target", "")
+        assert entry(file, "own", "").shape == (3,)
+    assert LazyHdf5(tmp_path / "a.hdf").entry("own").shape == (3,)
+    with pytest.raises(UserError, match="another file"):
+        LazyHdf5(tmp_path / "a.hdf").entry("target")
+
+
+def test_plus_infinity_is_no_logit():
+    sound = [(-np.inf, False), (65504, False), (-65504, False)]
+    for value, bad in [(np.inf, True), (np.nan, True), (-np.nan, True), *sound]:
+        logits = np.zeros((3, 4), np.float16)
+        logits[1, 2] = value
+        assert holds_nan(logits) is bad, value

@@ -102,3 +102,21 @@ def test_damaged_bytes_are_refused(clips):
     for damaged in (b"", data[:100], b"y" + data[1:], encode_logits(clips[0][:, :100]), encode_logits(clips[0][:9])):
         with pytest.raises(ValueError, match="damaged"):
             decode_logits(damaged, 447, 250)
+
+
+def test_a_bomb_is_not_inflated():
+    """A megabyte that claims to be a gigabyte: it is refused after as many bytes as the logits of a clip have."""
+    import tracemalloc
+    import zlib
+
+    packer = zlib.compressobj(9)
+    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="damaged logits"):
+            decode_logits(bomb, 447, 250)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    loud = np.full((447, 250), 3.0)  # the largest that is true
+    assert np.abs(decode_logits(encode_logits(loud), 447, 250) - loud).max() < 0.2

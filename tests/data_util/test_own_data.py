@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from data_util.own_annotations import read_table
+from data_util.annotation_formats import read_events
 from data_util.own_data import merge, read_own_data
 from errors import UserError
 
@@ -272,6 +274,26 @@ def test_what_inference_writes_can_be_read_back(audio: Path) -> None:
         data = read_own_data(audio)
         assert [r.events for r in data.recordings] == [((0.4, 0.8, "dog, big"),)]
         path.unlink()
+    both = [Contents(name, replace(contents.detection), []) for name in ("a.wav", "deep/c.ogg")]
+    tables = [write_events(OutputFolder(audio.parent), "raven", f"{i}", c)[0].read_text() for i, c in enumerate(both)]
+    combined = audio.parent / "combined.txt"
+    combined.write_text(tables[0] + tables[1].split("\n", 1)[1])
+    assert [(r.name, r.events) for r in read_own_data(audio, combined).recordings] == [
+        (name, ((0.4, 0.8, "dog, big"),)) for name in ("a.wav", "deep/c.ogg")
+    ]
+    (audio / "a.wav").rename(audio / "deep" / "\u00e4 b+c#1&2.wav")
+    contents = Contents("deep/\u00e4 b+c#1&2.wav", contents.detection, [])
+    (path,) = write_events(OutputFolder(audio), "label_studio", "a", contents)
+    (task,) = json.loads(path.read_text())
+    with pytest.raises(UserError, match="nobody has annotated"):  # predictions are not annotations
+        read_own_data(audio, path)
+    task["annotations"] = [{"result": task["predictions"][0]["result"], "was_cancelled": False}]
+    path.write_text(json.dumps([task]))
+    assert [(r.name, r.events) for r in read_own_data(audio, path).recordings] == [
+        (contents.filename, ((0.4, 0.8, "dog, big"),))
+    ]
+    (audio / contents.filename).rename(audio / "a.wav")
+    contents = Contents("a.wav", contents.detection, [])
     (path,) = write_events(OutputFolder(audio), "tsv", "a", contents)
     assert [r.events for r in read_own_data(audio, path).recordings] == [((0.4, 0.8, "dog, big"),)]
 
@@ -304,4 +326,4 @@ def test_labels_with_commas_and_quotes_survive_csv(audio: Path) -> None:
     path = audio.parent / "events.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([HEADER.split(","), ["a.wav", 0, 1, 'Bark, "loud" \u00e9']])
-    assert read_table(path)[0][0].label == 'Bark, "loud" \u00e9'
+    assert read_events(path)[0].label == 'Bark, "loud" \u00e9'

@@ -59,8 +59,14 @@ def test_a_class_with_one_recording_is_trained_and_noted() -> None:
     data = data_of([recording(f"r{i}", "x") for i in range(9)] + [recording("one", "y")])
     splits = split_recordings(data)
     assert "one" in [r.name for r in splits["train"]]
-    assert "classes without a val recording, their thresholds are not tuned: 1 (y)" in data.notes
-    assert "classes without a test recording, are not scored: 1 (y)" in data.notes
+    assert data.notes == ["classes that occur in one recording train, and cannot be tuned or tested: 1 (y)"]
+
+
+def test_a_class_with_two_recordings_is_trained_and_tuned_and_noted() -> None:
+    data = data_of([recording(f"r{i}", "x") for i in range(9)] + [recording(f"two{i}", "y") for i in range(2)])
+    splits = split_recordings(data)
+    assert [sum(r.name.startswith("two") for r in part) for part in splits.values()] == [1, 1, 0]
+    assert data.notes == ["classes without a test recording, are not scored: 1 (y)"]
 
 
 def test_given_splits_are_kept() -> None:

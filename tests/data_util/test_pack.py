@@ -20,11 +20,12 @@ import soundfile
 from data_util import pack as pack_module
 from data_util.audio import decode, decode_channels
 from data_util.hdf5_dataset import Mp3File
-from data_util.label_files import read_weak_csv
+from data_util.label_files import read_strong_tsv, read_weak_csv
 from data_util.labels import load_vocabulary, unpack_weak_target
 from data_util.pack import find_audio, main, pack, report_path
 from data_util.pack_clip import pack_clip
 from errors import UserError
+from tests.lock_holder import written_by_another
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEECH, DOG, CAT = "/m/09x0r", "/m/0bt9lr", "/m/01yrx"
@@ -55,7 +56,8 @@ def read_report(out):
 
 def strong_labels(tmp_path, ytids, mid=DOG):
     path = tmp_path / "labels.tsv"
-    path.write_text(STRONG_HEADER + "".join(f"{y}_30000\t0\t1\t{mid}\n" for y in ytids))
+    segments = [f"{y}_30000" if len(y) == 11 else y for y in ytids]  # those of AudioSet have 11 characters
+    path.write_text(STRONG_HEADER + "".join(f"{s}\t0\t1\t{mid}\n" for s in segments))
     return path
 
 
@@ -268,7 +270,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     make_folder(tmp_path, 1)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "other.tsv").write_text(f"{STRONG_HEADER}other_0\t0\t1\t{DOG}\n")
+    (tmp_path / "other.tsv").write_text(f"{STRONG_HEADER}other\t0\t1\t{DOG}\n")
     defaults = {"--audio": "audio", "--labels": "labels.tsv", "--out": "out.hdf"}
     defaults.update(zip(arguments[::2], arguments[1::2], strict=True))
     with pytest.raises(SystemExit) as stopped:
@@ -311,12 +313,39 @@ def test_progress_of_another_request_stays(tmp_path):
     assert pack(audio, [labels], out, workers=1) is None and parts.exists()
 
 
+def test_batches_of_another_request_are_never_used(tmp_path, monkeypatch):
+    """Whatever the folder says it holds: each batch says itself what it was made from."""
+    monkeypatch.setattr(pack_module, "BATCH", 2)
+    audio, labels = make_folder(tmp_path, 4)
+    pack(audio, [labels], tmp_path / "whole.hdf", workers=1)
+    request = pack_module._request_of(tmp_path / "whole.hdf")
+    out, parts = tmp_path / "out.hdf", tmp_path / "out.hdf.parts"
+    parts.mkdir()
+    (parts / "request.json").write_text(request)
+    batches = {"000000000.hdf": "another", "000000002.hdf": request}
+    for name, made_from in batches.items():
+        task = pack_module.Task(f"Y{name[:9]}", "x.wav", bytes(66))
+        pack_module._write_part(parts / name, [task], [pack_module.PackedClip(b"mp3", "digest", [])], made_from)
+    pack(audio, [labels], out, workers=1)
+    assert Mp3File(out).clip_ids.tolist() == [*Mp3File(tmp_path / "whole.hdf").clip_ids[:2], "Y000000002"]
+
+
+def test_two_at_once_are_refused(tmp_path, capsys):
+    audio, labels = make_folder(tmp_path, 1)
+    out = tmp_path / "out.hdf"
+    with written_by_another(out) as line, pytest.raises(SystemExit) as stopped:
+        main(["--audio", str(audio), "--labels", str(labels), "--out", str(out), "--workers", "1"])
+    assert stopped.value.code == 2 and not out.exists() and capsys.readouterr().err.startswith(line)
+    pack(audio, [labels], out, workers=1)
+    assert len(Mp3File(out)) == 1
+
+
 def test_the_report_follows_the_labels(tmp_path):
     """More labelled clips without audio: nothing to pack, but they are missing."""
     audio, labels = make_folder(tmp_path, 2)
     out = tmp_path / "out.hdf"
     assert pack(audio, [labels], out, workers=1) == []
-    labels.write_text(labels.read_text() + f"gone_0\t0\t1\t{DOG}\n")
+    labels.write_text(labels.read_text() + f"gone\t0\t1\t{DOG}\n")
     assert pack(audio, [labels], out, workers=1) is None
     assert set(read_report(out)) == {("Ygone", "missing")}
 
@@ -341,3 +370,104 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "collection" / "link").symlink_to(audio)
     (audio / "back").symlink_to(tmp_path / "collection")
     assert find_audio(tmp_path / "collection") == {"clip0": ["link/clip0.wav"]}
+
+
+# ---- names of one's own, and where everything went ------------------------------------------------------------
+
+
+def make_files(folder, *names):
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, wave(1.2, 16_000, i), 16_000)
+
+
+def labelled(path):
+    return dict(zip(Mp3File(path).clip_ids.tolist(), [m.tobytes() for m in Mp3File(path).targets()], strict=True))
+
+
+OWN_IDS = ["rec_1000", "rec_2000", "rec_3000", "SITE_20240512_060000", "SITE_20240512_061000", "A20240512_1_060000"]
+
+
+@pytest.mark.parametrize("form", ["segment_id", "filename", "csv", "weak"])
+def test_ids_that_look_like_segments_are_the_files_of_that_name(tmp_path, capsys, form):
+    """The same clips are in the packed file and in what training reads from the table."""
+    make_files(tmp_path / "audio", *(f"{name}.wav" for name in OWN_IDS))
+    mids = [DOG, CAT, SPEECH, DOG, CAT, SPEECH]
+    path = tmp_path / ("labels.csv" if form in ("csv", "weak") else "labels.tsv")
+    if form == "segment_id":
+        text = STRONG_HEADER + "".join(f"{i}\t0\t1\t{m}\n" for i, m in zip(OWN_IDS, mids, strict=True))
+    elif form == "weak":
+        text = "filename,labels\n" + "".join(f'{i}.wav,"{m}"\n' for i, m in zip(OWN_IDS, mids, strict=True))
+    else:
+        text = "filename\tonset\toffset\tlabel\n"
+        text += "".join(f"{i}.wav\t0\t1\t{m}\n" for i, m in zip(OWN_IDS, mids, strict=True))
+        text = text.replace("\t", ",") if form == "csv" else text
+    path.write_text(text)
+    main(["--audio", str(tmp_path / "audio"), "--labels", str(path), "--out", str(tmp_path / "out.hdf")])
+    said = capsys.readouterr().out
+    assert "6 clips packed; no problems" in said
+    assert "6 audio files: 6 packed\n6 table rows: 6 packed\n" in said
+    found = labelled(tmp_path / "out.hdf")
+    names = load_vocabulary("weak").mids
+    assert {clip: names[int(np.flatnonzero(unpack_weak_target(np.frombuffer(t, np.uint8)[None], 527)[0])[0])]
+            for clip, t in found.items()} == {f"Y{i}": m for i, m in zip(OWN_IDS, mids, strict=True)}  # fmt: skip
+    if form != "weak":
+        assert read_strong_tsv(path, load_vocabulary("strong")).clip_ids.tolist() == sorted(found)
+
+
+def test_names_with_folders_and_other_forms_of_letters(tmp_path):
+    make_files(tmp_path / "audio", "a/x.wav", "b/x.wav", "Zu\u0308rich.wav", "c/y.flac", "c/y.wav")
+    path = tmp_path / "labels.tsv"
+    names = ["a/x.wav", "b\\x", "Z\u00fcrich.wav", "c/y.wav"]
+    path.write_text("filename\tonset\toffset\tevent_label\n" + "".join(f"{n}\t0\t1\t{DOG}\n" for n in names))
+    problems = pack(tmp_path / "audio", [path], tmp_path / "out.hdf", workers=1)
+    clips = sorted(Mp3File(tmp_path / "out.hdf").clip_ids.tolist())
+    assert clips == ["YZ\u00fcrich", "Ya__x", "Yb__x", "Yc__y"]
+    assert [tuple(p) for p in problems] == [("Yc__y", "duplicated", "c/y.wav is taken", "c/y.flac")]
+    assert read_strong_tsv(path, load_vocabulary("strong")).clip_ids.tolist() == clips
+
+
+def test_every_file_and_every_row_is_accounted_for(tmp_path, capsys):
+    audio = tmp_path / "audio"
+    make_files(audio, "good.wav", "abcdefghijk_30000.wav", "twice.wav", "twice.flac", "stray.wav", "other/stray.wav")
+    (audio / "broken.wav").write_bytes(b"nothing")
+    rows = [("good", 3), ("abcdefghijk_30000", 2), ("abcdefghijk_50000", 4), ("twice", 1), ("broken", 2), ("gone", 5)]
+    strong = tmp_path / "strong.tsv"
+    strong.write_text(STRONG_HEADER + "".join(f"{name}\t{i}\t{i + 1}\t{DOG}\n" for name, n in rows for i in range(n)))
+    weak = tmp_path / "weak.csv"
+    weak.write_text(WEAK_HEADER + "".join(f'{n}, 0, 10, "{CAT}"\n' for n in ("good", "good", "gone")))
+    request = ["--audio", str(audio), "--labels", str(strong), "--labels", str(weak), "--out", str(tmp_path / "o.hdf")]
+    lines = [
+        "7 audio files: 3 packed, 2 no label, 1 duplicate, 1 unreadable",
+        "20 table rows: 7 packed, 6 no audio, 5 duplicate, 2 unreadable",
+    ]
+    main(request)
+    assert capsys.readouterr().out.splitlines()[1:] == lines
+    main(request)
+    assert capsys.readouterr().out.splitlines()[1:] == lines  # also where there is nothing to do
+    with report_path(tmp_path / "o.hdf").open(newline="") as file:
+        unlabelled = [row["file"] for row in csv.DictReader(file) if row["problem"] == "no label"]
+    assert unlabelled == ["other/stray.wav", "stray.wav"]
+
+
+def test_a_file_belongs_to_the_clip_that_has_its_name(tmp_path):
+    make_files(tmp_path / "audio", "Yab.wav", "ab.wav")
+    problems = pack(tmp_path / "audio", [strong_labels(tmp_path, ["ab", "Yab"])], tmp_path / "out.hdf", workers=1)
+    assert problems == [] and sorted(Mp3File(tmp_path / "out.hdf").clip_ids) == ["YYab", "Yab"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", "filename,remark\nx.wav,1\n", "no column of labels; expected filename and label"),
+        ("a.csv", f"filename,label\nx.wav,{DOG},{CAT}\n", "line 2: .* does not fit the header filename,label"),
+        ("a.csv", "filename,label\nx.wav,Dog\n", "line 2: label 'Dog'"),
+        ("a.tsv", f"filename\tonset\toffset\tlabel\nx.wav\tnan\t1\t{DOG}\n", "line 2: onset 'nan'"),
+        ("a.tsv", f"filename\tonset\tlabel\nx.wav\t0\t{DOG}\n", "no column end_time_seconds"),
+    ],
+)
+def test_bad_tables_of_ones_own(tmp_path, name, text, words):
+    make_files(tmp_path / "audio", "x.wav")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=words):
+        pack(tmp_path / "audio", [tmp_path / name], tmp_path / "out.hdf", workers=1)

@@ -192,3 +192,10 @@ def test_example_file_and_its_events(tmp_path):
         make_example(path, seed=2)
     with pytest.raises(synthetic.UserError, match=r"\.wav"):
         make_example(tmp_path / "x.mp3", seed=1)
+
+
+def test_durations_of_the_evaluation_clips(data_dir):
+    rows = [line.split(",") for line in (data_dir / "eval_durations.csv").read_text().splitlines()]
+    with h5py.File(data_dir / "eval_segments_mp3.hdf") as file:
+        names = [name.decode().removesuffix(".mp3") for name in file["audio_name"][:]]
+    assert [name for name, _ in rows] == names and {seconds for _, seconds in rows} == {"10"}

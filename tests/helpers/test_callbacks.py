@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 
 import config
 from helpers import callbacks, run
-from helpers.callbacks import AtomicCheckpoints, PeriodicCheckpoint
+from helpers.callbacks import AtomicCheckpoints, KeepBest, PeriodicCheckpoint
 
 
 class FakeTrainer:
@@ -74,6 +74,56 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_goes_on(
     assert "No space left on device" in caplog.text
     assert torch.equal(torch.load(path, weights_only=True)["weights"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    saver.save_checkpoint({"weights": torch.full((3,), 2.0)}, tmp_path / "step_00000001.ckpt")
+    assert list(saver.unwritten) == [path]  # those of every few minutes are not worth the memory
+    monkeypatch.undo()
+    saver.retry()
+    assert torch.equal(torch.load(path, weights_only=True)["weights"], torch.zeros(3)) and not saver.unwritten
+    monkeypatch.setattr(os, "fsync", full)
+    saver.save_checkpoint({"weights": torch.full((3,), 3.0)}, path)
+    monkeypatch.undo()
+    saver.save_checkpoint({"weights": torch.full((3,), 4.0)}, path)  # a newer state takes the place of the lost one
+    saver.retry()
+    assert torch.load(path, weights_only=True)["weights"][0] == 4 and not saver.unwritten
+
+
+def test_a_resumed_run_knows_the_best_state_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a better one was lost with the full disk, it must not stand in the way of the next."""
+    writer = AtomicCheckpoints()
+    best = KeepBest(writer, tmp_path, "best", monitor="f1", mode="max", save_top_k=1, enable_version_counter=False)
+    trainer: Any = SimpleNamespace(
+        save_checkpoint=lambda path, _: writer.save_checkpoint({"best": best.state_dict()["best_model_score"]}, path),
+        strategy=SimpleNamespace(reduce_boolean_decision=bool), global_step=0, is_global_zero=False,
+    )  # fmt: skip
+
+    def validate(score: float) -> float | None:
+        trainer.global_step += 1
+        metrics = {"f1": torch.tensor(score), "epoch": torch.tensor(0), "step": torch.tensor(0)}
+        best._save_monitor_checkpoint(trainer, metrics)
+        known = best.state_dict()["best_model_score"]
+        return None if known is None else round(float(known), 3)
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert validate(0.1) is None
+    assert validate(0.2) == 0.2
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert validate(0.5) == 0.2
+    assert float(torch.load(tmp_path / "best.ckpt", weights_only=True)["best"]) == pytest.approx(0.2)
+    resumed = KeepBest(AtomicCheckpoints(), tmp_path, "best", monitor="f1", mode="max")
+    resumed.load_state_dict(best.state_dict())
+    assert float(resumed.best_model_score) == pytest.approx(0.2)  # type: ignore[arg-type]
+    writer.retry()
+    assert round(float(best.state_dict()["best_model_score"]), 3) == 0.5
+    assert float(torch.load(tmp_path / "best.ckpt", weights_only=True)["best"]) == 0.5  # which says so itself
+    (tmp_path / "best.ckpt").unlink()
+    lost = KeepBest(AtomicCheckpoints(), tmp_path, "best", monitor="f1", mode="max")
+    lost.load_state_dict(best.state_dict())
+    assert lost.best_model_score is None
 
 
 def test_checkpoints_that_are_folders_are_removed_too(tmp_path: Path) -> None:

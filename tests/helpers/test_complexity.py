@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from errors import UserError
@@ -125,6 +126,64 @@ def test_toy_modules_by_hand() -> None:
     assert count_toy(lambda: nn.Linear(7, 5), (3, 11, 7)).macs == {"linear": 3 * 11 * 7 * 5}
     assert count_toy(Products, (2, 10, 16)).macs == {"attention": 2 * 2 * (2 * 10 * 10 * 16)}
     assert count_toy(gru, (2, 10, 3)).macs == {"recurrence": 2 * 10 * 3 * 4 * (3 + 4)}
+
+
+def weights_of(layers: nn.Module) -> int:
+    """A recurrent layer multiplies with each of its weights once in every step."""
+    return sum(p.numel() for name, p in layers.named_parameters() if "weight" in name)
+
+
+RECURRENT = {
+    "gru": lambda: nn.GRU(3, 4, num_layers=2, batch_first=True, bidirectional=True),
+    "lstm": lambda: nn.LSTM(3, 4, num_layers=2, batch_first=True, bidirectional=True),
+    "lstm that projects": lambda: nn.LSTM(3, 6, proj_size=2, num_layers=3, bidirectional=True),
+    "plain": lambda: nn.RNN(3, 4),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_multiply_with_each_weight_in_each_frame(name: str) -> None:
+    layers = RECURRENT[name]()
+    cost = count_toy(RECURRENT[name], (2, 10, 3))
+    assert cost.macs == {"recurrence": 2 * 10 * weights_of(layers)} and not cost.unknown
+    with FakeTensorMode(), torch.no_grad():
+        found = count([fake := RECURRENT[name]()], fake, torch.zeros(2, 10, 3))[1]
+    expected = layers(torch.zeros(2, 10, 3))
+    assert [t.shape for t in tree_leaves(found)] == [t.shape for t in tree_leaves(expected)]
+
+
+class Loop(nn.Module):
+    def __init__(self, cell: type[nn.RNNCellBase]) -> None:
+        super().__init__()
+        self.cell = cell(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, T, 3]
+        state = None
+        for frame in x.unbind(1):
+            state = self.cell(frame, state)
+        return state[0] if isinstance(state, tuple) else state
+
+
+@pytest.mark.parametrize("cell", [nn.GRUCell, nn.LSTMCell, nn.RNNCell])
+def test_cells_in_a_loop(cell: type[nn.RNNCellBase]) -> None:
+    assert count_toy(lambda: Loop(cell), (2, 10, 3)).macs == {"recurrence": 2 * 10 * weights_of(cell(3, 4))}
+
+
+class LongConvolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.kernel = nn.Linear(8, 8), nn.Parameter(torch.zeros(10, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, T, 8]
+        spectrum = torch.fft.rfft(self.linear(x), dim=1) * torch.fft.rfft(self.kernel, dim=0)
+        return torch.fft.irfft(spectrum, n=x.shape[1], dim=1)
+
+
+def test_what_nobody_has_counted_is_unknown_and_never_too_small() -> None:
+    cost = count_toy(LongConvolution, (2, 10, 8))
+    assert cost.total_macs is None and cost.macs == {"linear": 2 * 10 * 8 * 8}
+    assert any("fft" in name for name in cost.unknown)
+    assert not analyse_named("fmn10+mamba-64").unknown
 
 
 def test_equals_the_counter_of_torch() -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +18,7 @@ from errors import UserError
 from helpers.audio_reader import Audio
 from helpers.detection import Smoother
 from helpers.detector import Detector, Failure
+from helpers.events import RECORD_FIELDS
 from helpers.pipeline import Job
 from tests.tone_model import ToneModel, tones
 
@@ -108,7 +115,61 @@ def test_arrays_are_audio(detector):
         expected = detector.detect(Audio(samples, rate))
         for array in (samples, torch.from_numpy(samples), np.stack([samples, samples], axis=1)):
             close(found(detector.detect(array, sample_rate=rate)), found(expected), 1e-6)
-    assert len(found(detector.detect(tones(25, EVENTS)))) == len(EVENTS)
+    with pytest.raises(UserError, match="needs the rate of the samples"):
+        detector.detect(tones(25, EVENTS))
+    with pytest.raises(UserError, match="sample_rate is for samples"):
+        detector.detect(Audio(tones(1, [])), sample_rate=8000)
+
+
+def test_what_a_detection_says_of_itself(detector):
+    detection = detector.detect(Audio(tones(25, EVENTS), name="day/street.wav"))
+    assert repr(detection) == "Detection('day/street.wav', 25.00 s, events: 4 above 0.1, 4 above 0.2, 4 above 0.5)"
+    assert re.fullmatch(r"EventTable\(4 events of 3 classes, [\d.]+ to 24\.\d+ s\)", repr(detection.events))
+    assert repr(detector) == "Detector(ToneModel, 4 classes, thresholds: 0.1, 0.2, 0.5)"
+    none = detector.detect(Audio(tones(1, []))).events
+    assert repr(none) == "EventTable(no events)" and none.to_json() == "[]" and none.to_dataframe().empty
+    assert list(none.to_dataframe().columns) == list(detection.events.to_dataframe().columns)
+
+
+def test_events_as_records_json_and_data_frames(detector):
+    detection = detector.detect(Audio(tones(25, EVENTS), name="day/street.wav"))
+    frame = detection.to_dataframe()
+    assert list(frame.columns) == list(RECORD_FIELDS) and len(frame) == 12
+    assert set(frame.filename) == {"street.wav"} and set(frame.channel) == {"mix"}
+    high = frame[frame.threshold_name == "0.5"]
+    assert [(e.onset, e.offset, e.label) for e in high.itertuples()] == [
+        (pytest.approx(on, abs=1e-3), pytest.approx(off, abs=1e-3), label) for on, off, label in found(detection)
+    ]
+    content = json.loads(detection.to_json())
+    assert content["thresholds"] == {"0.1": 0.1, "0.2": 0.2, "0.5": 0.5} and content["duration"] == 25
+    assert [list(event) for event in content["events"]["0.5"]] == [list(RECORD_FIELDS)] * 4
+    assert all(isinstance(e["threshold"], float) for e in content["events"]["0.5"])
+    assert json.loads(detection.events.to_json())[0]["label"] == detection.events[0].label
+    own = Detector(ToneModel(), thresholds={"Siren": 0.75}).detect(Audio(tones(25, EVENTS)), channel=0)
+    assert own.to_dict()["thresholds"]["class"]["Siren"] == 0.75 and own.to_dict()["channel"] == 1
+    assert {e["threshold"] for e in own.to_dict()["events"]["class"]} == {0.5, 0.75}
+
+
+class OneAtATime(ToneModel):
+    """Fails when two threads compute at once, as some runtimes do."""
+
+    busy = False
+
+    def forward(self, mel):
+        assert not self.busy
+        self.busy = True
+        time.sleep(0.005)
+        self.busy = False
+        return super().forward(mel)
+
+
+def test_threads_may_share_a_detector():
+    detector = Detector(OneAtATime(), batch_size=1, detection_thresholds=[0.5])
+    sources = [Audio(tones(12, [(i + 1.0, i + 2.0, "Siren")])) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(detector.detect, sources))
+    for i, result in enumerate(results):
+        close(found(result), [(i + 1.0, i + 2.0, "Siren")], 0.081)
 
 
 def test_one_channel_can_be_chosen(detector):
@@ -215,6 +276,45 @@ def test_many_audios_give_what_each_gives_alone(n_threads, batch_size):
         if i not in (5, 23):
             assert list(results[i].events) == list(detector.detect(job.source).events)
             assert results[i].name == f"audio {i}"
+
+
+class Unsteady(ToneModel):
+    """As runtimes do, gives slightly other scores in batches of another size, or at another place in the batch."""
+
+    def forward(self, mel):
+        strong, weak = super().forward(mel)
+        place = torch.arange(len(mel), dtype=torch.float32) + 10 * len(mel)
+        return strong + 1e-4 * place[:, None, None], weak
+
+
+def slow_jobs(jobs, order: int):
+    """Jobs whose reading takes longer for other ones each time."""
+    random = np.random.default_rng(order)
+    for job in jobs:
+        time.sleep(0.02 * random.random())
+        yield job
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_the_same_command_gives_the_same_scores_in_the_same_order(n_threads):
+    detector = Detector(Unsteady(), batch_size=4)
+    runs = [
+        list(detector.detect_many(slow_jobs(many_jobs(16, {5}), order), n_threads=n_threads, keep_scores=True))
+        for order in range(3)
+    ]
+    orders = [[job.key for job, _ in run] for run in runs]
+    assert orders[0] == orders[1] == orders[2] and sorted(orders[0]) == list(range(16))
+    for one, other in itertools.pairwise(runs):
+        for (_, a), (_, b) in zip(one, other, strict=True):
+            assert isinstance(a, Failure) or a.scores.tobytes() == b.scores.tobytes()
+    alone = {
+        job.key: detector.detect(job.source, keep_scores=True).scores.tobytes()
+        for job in list(many_jobs(16, set()))[::3]
+    }
+    found = {job.key: result.scores.tobytes() for job, result in runs[0] if job.key in alone}
+    assert found == alone  # what --skip_existing leaves of a run gets the same scores, too
+    other_batches = Detector(Unsteady(), batch_size=3).detect(list(many_jobs(4, set()))[3].source, keep_scores=True)
+    assert other_batches.scores.tobytes() != alone[3]  # so that these scores do depend on their batches
 
 
 def test_reading_stays_a_bounded_number_of_windows_ahead():

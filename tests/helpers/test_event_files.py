@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -55,11 +56,12 @@ def times(tolerance_digits=3):
     return [[on, np.floor(off * 1000) / 1000] for on, off, _ in EXPECTED]
 
 
-@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.one_list])
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.per_threshold])
 def test_one_file_for_each_threshold_where_a_format_cannot_tell_them_apart(write, name, tmp_path):
     low, high = write(name)
-    assert low.name == f"some clip.above0.2{FORMATS[name].suffix}" and high.name.startswith("some clip.above0.5")
-    assert file_names(name, "x", ["0.5"]) == ["x" + FORMATS[name].suffix]
+    assert low.name == FORMATS[name].file_name.format("some clip.above0.2")
+    assert high.name.startswith("some clip.above0.5")
+    assert file_names(name, "x", ["0.5"]) == [FORMATS[name].file_name.format("x")]
     assert len(low.read_text().splitlines()) > len(high.read_text().splitlines())
 
 
@@ -167,6 +169,39 @@ def test_webvtt_by_the_grammar_of_the_w3c(write):
     assert "&lt;b&gt;Tab here&lt;/b&gt;" in cues[1][1]
 
 
+def test_label_studio_by_its_documented_structure(write, detection, tmp_path):
+    """https://labelstud.io/guide/predictions: what each task, prediction and region must hold."""
+    (task,) = json.loads(write("label_studio")[0].read_text())
+    assert task["data"] == {"audio": "/data/local-files/?d=some%20clip.flac"}
+    assert [p["model_version"] for p in task["predictions"]] == [f"EfficientSED, threshold {t}" for t in (0.2, 0.5)]
+    assert [len(p["result"]) for p in task["predictions"]] == [5, 4]
+    prediction = task["predictions"][1]
+    assert prediction["score"] == pytest.approx(0.75)
+    regions = [r["value"] for r in prediction["result"]]
+    assert [[r["start"], r["end"]] for r in regions] == times()
+    assert [r["labels"] for r in regions] == [[CLASSES[c].label] for _, _, c in EXPECTED]
+    for region in prediction["result"]:
+        assert (region["from_name"], region["to_name"], region["type"]) == ("label", "audio", "labels")
+        assert region["value"]["channel"] == 0 and region["original_length"] == 1.1999
+    ids = [r["id"] for p in task["predictions"] for r in p["result"]]
+    assert len(set(ids)) == 9 and all(re.fullmatch(r"[\w-]+", name) for name in ids)
+    nothing = Detection("x.wav", 1.0, CLASSES, {"0.5": detection.tables["0.5"].select([])}, np.zeros(0))
+    (path,) = write_events(OutputFolder(tmp_path), "label_studio", "x", Contents("x.wav", nothing, []))
+    assert json.loads(path.read_text())[0]["predictions"][0]["result"] == []
+
+
+def test_srt_by_the_package_srt(write):
+    srt = pytest.importorskip("srt")
+    cues = list(srt.parse(write("srt")[1].read_text()))
+    assert [cue.index for cue in cues] == [1, 2, 3, 4]
+    got = [[cue.start.total_seconds(), cue.end.total_seconds()] for cue in cues]
+    np.testing.assert_allclose(got, times(), atol=1e-9)
+    assert [cue.content for cue in cues] == [
+        f"{label.replace('-->', '->')} ({score:.2f})"
+        for label, score in zip(labels(), (0.6, 0.7, 0.8, 0.9), strict=True)
+    ]
+
+
 @pytest.mark.parametrize("package", ["webvtt", "crowsetta", "pyannote.database.util"])
 def test_readers_of_other_projects(write, package):
     """The packages that people open these files with, where they are installed."""
@@ -186,6 +221,13 @@ def test_readers_of_other_projects(write, package):
         tracks = list(module.load_rttm(write("rttm")[1])["some_clip"].itertracks(yield_label=True))
         np.testing.assert_allclose([[segment.start, segment.end] for segment, _, _ in tracks], times(), atol=1e-9)
         assert [label for _, _, label in tracks] == labels(lambda text: "_".join(text.split()))
+
+
+def test_every_format_is_documented():
+    docs = (Path(__file__).parents[2] / "docs" / "detection.md").read_text()
+    for name, form in FORMATS.items():
+        assert f"`{name}`" in docs
+        assert f"`{form.file_name.format('NAME')}`" in docs
 
 
 def test_a_missing_package_is_named_with_its_command(write, monkeypatch):

@@ -142,6 +142,7 @@ def test_lines_of_a_chart_lie_where_their_values_are() -> None:
     assert points[2][1] == pytest.approx((bottom + top) / 2, abs=0.1)
     assert points[1][0] == pytest.approx((points[0][0] + points[2][0]) / 2, abs=0.1)
     assert "kept: 5" in chart and "no values" in line_chart({"a": []})
+    assert line_chart({"a": [(0, 1.0), (1, float("nan")), (2, 2.0)]}) == line_chart({"a": [(0, 1.0), (2, 2.0)]})
 
 
 @needs_browser
@@ -172,3 +173,44 @@ def test_the_page_in_a_browser(made, tmp_path: Path) -> None:
         assert phone.run("return [innerWidth, document.documentElement.scrollWidth <= innerWidth]") == [390, True]
         narrow = "return Math.min(...[...document.querySelectorAll('th:first-child')].map((e) => e.clientWidth))"
         assert phone.run(narrow) >= 80  # a class's name is words, not letters one below the other
+
+
+def of_many_classes(report: dict, n: int) -> dict:
+    """The same report with n classes; each is taken for the next one once in ten times."""
+    rng = np.random.default_rng(n)
+    labels = [f"Class of sounds number {i}, with a long name" for i in range(n)]
+    counts = np.diag(rng.integers(9, 90, n + 1)) + np.roll(np.eye(n + 1, dtype=int), 1, axis=1)
+    counts[n, n] = 0
+    classes = [{**report["classes"][0], "label": label} for label in labels]
+    return {**report, "name": f"{n} classes", "classes": classes, "confusion": counts.tolist(), "worst": []}
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1400, 390])
+def test_the_heat_map_fits_at_any_number_of_classes(made, tmp_path: Path, width: int) -> None:
+    report, history, recordings = made
+    with Browser(width, 1000) as browser:
+        for n in (3, 11, 50):
+            page = tmp_path / f"{n}.html"
+            page.write_text(render(of_many_classes(report, n), history, recordings), encoding="utf-8")
+            browser.open(page)
+            assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+            boxes = browser.run(
+                "const r = (e) => e.getBoundingClientRect(), all = (s) => [...document.querySelectorAll(s)];"
+                "document.querySelector('.confusion td.bad').scrollIntoView({block: 'center', inline: 'center'});"
+                "const cells = all('.confusion td').map(r), names = all('.confusion tbody th span').map(r);"
+                "const room = document.querySelector('.confusion .scroll');"
+                "const first = r(document.querySelector('.confusion td.bad'));"
+                "return [Math.min(...cells.map((c) => c.width)), Math.min(...names.map((c) => c.width)),"
+                " Math.min(...cells.map((c) => c.height)), room.scrollWidth <= room.clientWidth,"
+                " first.left + first.width / 2, first.top + first.height / 2, cells.length]"
+            )
+            assert boxes[0] >= 16 and boxes[1] >= 80 and boxes[2] >= 16 and boxes[6] == (n + 1) ** 2
+            assert boxes[3] or width == 390  # a phone scrolls the map, under names that stay; the page never scrolls
+            assert boxes[1] < width / 2
+            browser.move(*boxes[4:6])
+            said = "return [...document.querySelectorAll('.confusion em')].filter((e) => e.checkVisibility())"
+            (words,) = browser.run(f"{said}.map((e) => e.textContent)")
+            assert " taken for " in words and " 1 of " in words
+            assert browser.log() == []

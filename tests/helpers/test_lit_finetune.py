@@ -10,9 +10,11 @@ import torch
 import config
 from config_finetune import FinetuneOptions
 from data_util.own_data import OwnData, Recording, group_of
+from data_util.own_windows import OwnWindows
 from errors import UserError
-from helpers import lit_finetune
-from helpers.lit_finetune import choose_start, pooled, splits_of
+from helpers import lit_finetune, optim
+from helpers.lit_finetune import FinetuneModule, choose_start, pooled, splits_of
+from models import create_model
 from models.cards import cards
 
 
@@ -109,3 +111,38 @@ def test_evaluated_is_what_the_checkpoint_has_not_learnt(monkeypatch, tmp_path, 
     assert [r.name for r in splits["test"]] == tested and sum(map(len, splits.values())) == len(names)
     assert bool(data.notes) == bool(learnt)
     assert all(note.startswith(f"{learnt} of the {len(tested)} test recordings") for note in data.notes)
+
+
+@pytest.mark.parametrize("active", [2.0, 1.0])
+def test_the_first_note_is_about_a_class_without_counterexamples(tmp_path, active: float) -> None:
+    data = OwnData(
+        [Recording(f"{i}", Path(f"{i}"), 2.0, ((0.0, active, "dog"),), f"{i}") for i in range(5)],
+        ("dog",),
+        notes=["another one"],
+    )
+    splits_of(data, config.parse(FinetuneOptions, [f"--audio={tmp_path}", f"--background={tmp_path}"]))
+    assert data.notes[0].startswith("active all the time in all recordings: dog") == (active == 2.0)
+    with pytest.raises(UserError, match="--background"):
+        config.parse(FinetuneOptions, [f"--audio={tmp_path}", "--background=nowhere"]).check()
+
+
+@pytest.mark.parametrize(
+    ("argv", "trained"), [([], True), (["--backbone_frozen"], False), (["--frozen_epochs=1"], False)]
+)
+def test_a_frozen_backbone(tmp_path, argv: list[str], trained: bool) -> None:
+    options = config.parse(FinetuneOptions, [f"--audio={tmp_path}", "--n_epochs=3", *argv])
+    options.settle(8)
+    assert options.frozen_epochs == {"--backbone_frozen": 3, "--frozen_epochs=1": 1}.get("".join(argv), 0)
+    recordings = [Recording("a", tmp_path / "a", 2.0, ((0.0, 1.0, "dog"),), "a")]
+    model = create_model("fmn04", labels=["dog"])
+    module = FinetuneModule(model, options, OwnWindows(recordings, ["dog"], 2.0, 2.0), False, {})
+    options.frozen_epochs = min(1, options.frozen_epochs)  # as after a resume with more epochs
+    module.on_train_epoch_start()
+    for part in model.model.modules():
+        assert part.training == trained
+    assert all(p.requires_grad == trained for p in model.model.parameters() if p.is_floating_point())
+    assert model.strong_head.training and all(p.requires_grad for p in model.strong_head.parameters())
+    in_optimizer = {
+        id(p) for group in optim.parameter_groups(model, backbone_lr=1.0, seq_lr=1.0) for p in group["params"]
+    }
+    assert any(id(p) in in_optimizer for p in model.model.parameters()) == trained

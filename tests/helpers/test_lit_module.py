@@ -13,6 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 
 import config
+from config_clipwise import DownstreamOptions
+from config_downstream import DcaseOptions
+from config_finetune import FinetuneOptions
 from helpers.lit_module import SEDModule, TrainingDivergedError, step_generator
 from models import create_model
 
@@ -170,3 +173,32 @@ def test_scratch_runs_follow_their_batch_statistics_faster() -> None:
         module = SEDModule(create_model("fmn04"), config.StrongOptions(pretrained=pretrained))
         momenta[pretrained] = module.model.model.fmn.features[0][1].momentum
     assert momenta == {"scratch": 0.1, "weak": 0.01}
+
+
+@pytest.mark.parametrize("cls", [config.StrongOptions, config.WeakOptions])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_backbone_keeps_weights_and_statistics(cls: type, frozen: bool, tmp_path: Path, caplog) -> None:
+    """Bit for bit, while sequence model and head learn; without the option all of them change."""
+    model = create_model("fmn04", seq_model_type="gru", seq_model_dim=16, n_classes_weak=527)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    plain = {name: value for name, value in PLAIN.items() if name in cls.__dataclass_fields__}
+    options = cls(**plain, backbone_frozen=frozen, **({"roll_seconds": 0.0} if cls is config.WeakOptions else {}))
+    module = SEDModule(model, options)
+    run_one_step(module, Clips() if cls is config.StrongOptions else TaggedClips(), tmp_path)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    backbone = {name for name in changed if name.startswith("model.")}
+    assert bool(backbone) == (not frozen)
+    assert any("running_mean" in name for name in backbone) == (not frozen)
+    head = "strong_head.weight" if cls is config.StrongOptions else "weak_head.weight"
+    assert head in changed and any(name.startswith("seq_model.") for name in changed)
+    assert model.model.training == (not frozen) and model.seq_model.training
+    assert ("will never learn" in caplog.text) == frozen
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [config.StrongOptions, config.OnlineOptions, config.WeakOptions, DownstreamOptions, DcaseOptions, FinetuneOptions],
+)
+def test_every_script_that_trains_on_a_backbone_can_freeze_it(cls: type) -> None:
+    options = config.build_parser(cls).parse_args(["--backbone_frozen"])
+    assert options.backbone_frozen and not config.build_parser(cls).parse_args([]).__dict__.get("backbone_frozen")

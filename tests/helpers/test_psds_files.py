@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -245,3 +246,23 @@ def test_plots_of_many_classes(tmp_path):
     plot_classes(tmp_path / "bars.svg", {"ours": values, "theirs": {name: 0.5 for name in values}}, "PSDS1")
     plot_psd_roc(tmp_path / "roc.svg", {"a $b$": (np.array([0.1, 0.4]), np.array([0.0, 50.0]), 0.25)}, 100.0)
     assert "class $406" in (tmp_path / "bars.svg").read_text() or (tmp_path / "bars.svg").stat().st_size > 50_000
+
+
+def test_without_durations_all_clips_last_10_seconds(files, capsys):
+    command = ["--scores", str(files / "scores"), "--ground_truth", str(files / "truth.tsv")]
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "end at 7.3 s" in error and "give --durations FILE" in error
+    for path in (files / "scores").iterdir():
+        if len(path.read_text().splitlines()) < 251:  # a header and 250 frames
+            path.unlink()
+    main([*command, "--partial"])
+    without = capsys.readouterr().out
+    main([*command, "--partial", "--durations", str(files / "durations.tsv")])
+    assert re.sub(r"[\d.]+ s\n", "", without) == re.sub(r"[\d.]+ s\n", "", capsys.readouterr().out)
+    with (files / "truth.tsv").open("a") as truth:
+        truth.write("clip-1.wav\t9\t12\tDog\n")
+    with pytest.raises(SystemExit):
+        main([*command, "--partial"])
+    assert "clip clip-1 has an event that ends at 12 s" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -289,6 +290,99 @@ class TestPage:
         browser.run(filter_files)
         assert browser.run("return document.querySelectorAll('nav button').length") == 1
 
+    def test_the_threshold_holds_for_all_recordings_and_counts_follow_it(self, browser, view, page):
+        browser.run(
+            "const s = document.getElementById('threshold'); s.value = 0.9; s.dispatchEvent(new Event('input'))",
+        )
+        browser.wait("return found.length === 2")
+        louder = np.linspace(0.6, 1, 160_000, dtype=np.float32)
+        options = {"detection_thresholds": [0.9], "min_duration": 0.2, "max_gap": 0.12}
+        tables = [
+            Detector(ToneModel(), **options).detect(Audio(audio)).events
+            for audio in (tones(10, EVENTS) * louder, tones(3, EVENTS))
+        ]
+        listed = "return [...document.querySelectorAll('nav button')].map((b) => Number(b.lastChild.textContent))"
+        assert browser.run(listed) == [len(table) for table in tables] and len(tables[0]) > len(tables[1]) > 0
+        browser.run("document.querySelectorAll('nav button')[1].click()")
+        assert browser.run("return [state.threshold, state.events.length]") == [0.9, len(tables[1])]
+        assert browser.run("return document.getElementById('threshold').value") == "0.9"
+        rows = browser.run(
+            "return [...document.querySelectorAll('#counts tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+        )
+        labels = rows[0][2:]
+        counts = [Counter(event.label for event in table) for table in tables]
+        assert set(labels) == set(counts[0])
+        assert [[int(n) for n in row[1:]] for row in rows[2:]] == [
+            [count.total(), *(count[label] for label in labels)] for count in counts
+        ]
+        assert [int(n) for n in rows[1][1:]] == [
+            sum(column) for column in zip(*[[int(n) for n in r[1:]] for r in rows[2:]], strict=True)
+        ]
+        filter_classes = "const f = document.getElementById('class-filter'); f.value = 'siren'; f.oninput()"
+        browser.run(filter_classes)
+        browser.wait("return found.length === 2")
+        assert browser.run(listed) == [count["Siren"] for count in counts]
+
+    def test_events_of_all_recordings_in_one_table(self, browser, view):
+        browser.wait("return found.length === 2")
+        browser.run("document.getElementById('all').click()")
+        read = "return [...document.querySelectorAll('#rows tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+        n = browser.run("return found.reduce((n, f) => n + f.events.length, 0)")
+        rows = browser.run(read)
+        assert len(rows) == n > len(shown(browser)) and {row[0] for row in rows} == {
+            EVIL.rpartition("/")[2],
+            "z short.wav",
+        }
+        for column, key in ((1, float), (3, str), (5, float)):  # onset, event, peak score
+            press = f"document.querySelectorAll('#head button')[{column}].click()"
+            orders = []
+            for _ in range(2):
+                browser.run(press)
+                orders.append(browser.run(f"return document.querySelectorAll('#head th')[{column}].ariaSort"))
+                values = [key(row[column].removeprefix("0:")) for row in browser.run(read)]
+                assert values == sorted(values, reverse=orders[-1] == "descending")
+            assert set(orders) == {"ascending", "descending"}
+        saved = browser.run(
+            "let text; const url = URL.createObjectURL; URL.createObjectURL = (b) => { text = b; return url(b); };"
+            "HTMLAnchorElement.prototype.click = function () { this.saved = this.download; };"
+            "document.getElementById('save-all').click(); URL.createObjectURL = url;"
+            "return text.text()"
+        )
+        lines = [line.split("\t") for line in saved.splitlines()]
+        assert len(lines) == 1 + n and {line[0] for line in lines[1:]} == {EVIL.rpartition("/")[2], "z short.wav"}
+        browser.run(
+            "[...document.querySelectorAll('#rows tr')].find((r) => r.cells[0].textContent === 'z short.wav').click()"
+        )
+        assert browser.run("return document.getElementById('title').textContent") == "z short.wav"
+
+    def test_doubtful_events_are_listed_and_heard(self, browser, tmp_path):
+        """Tones whose scores are 0.55, 0.43, 0.27 and 1.00 (ToneModel): the first two are near a threshold of 0.5."""
+        parts = [
+            (1.0, 2.0, "Siren", 0.42),
+            (3.0, 4.0, "Sine wave", 0.37),
+            (5.0, 6.0, "Siren", 0.3),
+            (7.0, 8.0, "Siren", 1),
+        ]
+        audio = sum(tones(10, [part[:3]]) * np.float32(part[3]) for part in parts)
+        browser.open(make_pages(tmp_path, [(Audio(audio), None)], detection_thresholds=[0.5])[0])
+        browser.wait("return found.length === 1")
+        rows = browser.run(
+            "return [...document.querySelectorAll('#doubt-rows tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+        )
+        assert [(row[2], row[4].split()[1]) for row in rows] == [("Siren", "above"), ("Sine wave", "beneath")]
+        for row, logit in zip(rows, (0.2, -0.3), strict=True):
+            peak = 1 / (1 + np.exp(-logit))
+            assert float(row[3]) == pytest.approx(peak, abs=0.02)
+            assert float(row[4].split()[0]) == pytest.approx(abs(float(row[3]) - 0.5), abs=0.0011)
+        assert browser.run("return state.lanes.map((l) => l.label)") == ["Siren"]
+        browser.wait("return document.getElementById('audio').readyState >= 2")
+        browser.run("document.querySelectorAll('#doubt-rows button')[1].click()")
+        assert browser.run("return state.lanes.map((l) => l.label)") == ["Siren", "Sine wave"]  # as a dashed outline
+        start, end = browser.run("return [state.from, state.to]")
+        assert start <= 3.0 and end >= 4.0
+        browser.wait("return audio.paused && audio.currentTime > 4.3 && audio.currentTime < 5.0", 20)
+        assert browser.log() == []
+
     def test_the_picture_is_drawn(self, browser, view, tmp_path):
         browser.screenshot(tmp_path / "page.png")
         pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
@@ -309,3 +403,25 @@ def test_narrow_and_wide_windows(page, width):
         assert browser.run("return innerWidth") == width
         assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
         assert browser.run("return width()") > width / 2  # pixels of the axis of time
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1400])
+def test_long_names_are_readable(tmp_path, width, monkeypatch):
+    """Names of files are whole; those of classes take one line or two; nothing is wider than the page."""
+    long = "day 1/SITE_20240512_060000_a rather long name of a recorder, north side"
+    monkeypatch.setattr(
+        ToneModel, "labels", ("Sine wave", "Eurasian blackcap (Sylvia atricapilla)", "Siren", "Dial tone")
+    )
+    audio = tones(6, [(1, 2, "Siren"), (3, 4, "Beep, bleep")])
+    recordings = [(Audio(audio, name=f"{long} {i}.wav"), None) for i in range(3)]
+    with Browser(width, 900) as browser:
+        browser.open(make_pages(tmp_path, recordings, detection_thresholds=[0.5])[0])
+        browser.wait("return found.length === 3")
+        assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+        cut = "return [...document.querySelectorAll('nav button span')].filter((e) => e.scrollWidth > e.clientWidth)"
+        assert browser.run(cut) == []
+        lines = browser.run("return nameLines(view.getContext('2d'), state.lanes[1].label, GUTTER - 16)")
+        assert " ".join(lines) == "Eurasian blackcap (Sylvia atricapilla)" and len(lines) == (2 if width == 390 else 1)
+        assert browser.run("return width()") > width / 2.2

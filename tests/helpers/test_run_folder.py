@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
@@ -11,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import config
+import locks
 from config_downstream import DcaseOptions
 from errors import UserError
 from helpers import run_folder
 from helpers.trackers import Unfailing, make_loggers
+from tests.lock_holder import written_by_another
 
 
 def test_the_newest_checkpoint_continues_a_run(tmp_path: Path) -> None:
@@ -42,6 +46,21 @@ def test_the_newest_checkpoint_continues_a_run(tmp_path: Path) -> None:
     options.resume = tmp_path
     with pytest.raises(UserError, match="no checkpoint"):
         run_folder.resume_checkpoint(options)
+
+
+def test_two_processes_never_write_one_run(tmp_path: Path) -> None:
+    folder = tmp_path / "name"
+    options = config.StrongOptions(output_dir=tmp_path, experiment_name="name")
+    with written_by_another(folder, folder=True), locks.scope():
+        assert run_folder.run_dir(options) == tmp_path / "name-2"  # begun at the same moment
+        (tmp_path / "name-2" / "run.log").touch()
+        for change in ({"resume": folder / "last.ckpt"}, {"overwrite": True}):
+            with pytest.raises(BlockingIOError, match="process"):
+                run_folder.run_dir(dataclasses.replace(options, **change))  # type: ignore[arg-type]
+        with locks.scope():
+            assert run_folder.run_dir(options) == tmp_path / "name-3"
+    with locks.scope():
+        assert run_folder.run_dir(dataclasses.replace(options, resume=folder / "last.ckpt")) == folder
 
 
 def test_a_checkpoint_may_be_a_folder(tmp_path: Path) -> None:
@@ -129,3 +148,23 @@ def test_the_card_speaks_of_the_task_at_hand(tmp_path: Path) -> None:
         str(tmp_path) in card and "office" in card and "AudioSet" not in card and "| val/onset_fms | 0.5000 |" in card
     )
     assert "AudioSet" in run_folder.model_card(config.StrongOptions(data_dir=tmp_path), {}, 123)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7])
+def test_curves_have_no_empty_axes(n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    rows = [{"epoch": float(e), "step": 0.0, **{f"val/{i}": float(e + i) for i in range(n)}} for e in range(3)]
+    run_folder.draw_curves(
+        [{**rows[0], "val/never": float("nan")}, {**rows[1], "val/0": float("nan")}, rows[2]], tmp_path / "c.png"
+    )
+    axes = figures[0].axes
+    assert [a.get_title() for a in axes] == [f"val/{i}" for i in range(n)]
+    assert [len(a.lines[0].get_xdata()) for a in axes] == [2] + [3] * (n - 1)
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_without_figures_gets_no_picture(tmp_path: Path) -> None:
+    run_folder.draw_curves([{"epoch": 0.0, "val/loss": float("inf")}], tmp_path / "c.png")
+    assert not (tmp_path / "c.png").exists()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import operator
+from datetime import datetime, timedelta, timezone
+
 import numpy as np
 import pytest
 import torch
@@ -152,3 +156,28 @@ def test_only_causal_models_can_be_asked_to_be():
     assert stream.causal
     stream.push(np.random.default_rng(0).standard_normal(50_000).astype(np.float32) * 0.1)
     stream.finish()
+
+
+def test_a_stream_gives_the_records_of_files():
+    detector = Detector(ToneModel(), thresholds={"Siren": 0.6})
+    audio = Audio(tones(25.5, EVENTS), name="street.wav")
+    came = [event for event, _ in run(detector.stream(), audio.samples, 4000)]
+    started = datetime(2026, 2, 28, 23, 59, 50, tzinfo=timezone(timedelta(hours=1)))
+    lines = [json.loads(json.dumps(event.to_dict("street.wav", started=started), allow_nan=False)) for event in came]
+    of_file = detector.detect(audio).to_dict()["events"]["class"]
+    key = operator.itemgetter("onset", "label")
+    offsets = [
+        {k: v for k, v in line.items() if k not in ("kind", "time", "clock")}
+        for line in lines
+        if line["kind"] == "offset"
+    ]
+    assert len(of_file) == 4
+    for one, other in zip(sorted(offsets, key=key), sorted(of_file, key=key), strict=True):
+        scores = ("mean_score", "peak_score")
+        assert {**one, **dict.fromkeys(scores)} == {**other, **dict.fromkeys(scores)}
+        np.testing.assert_allclose([one[s] for s in scores], [other[s] for s in scores], atol=0.1)
+    assert {line["offset"] for line in lines if line["kind"] == "onset"} == {None}
+    siren = next(line for line in lines if line["kind"] == "onset" and line["label"] == "Siren")
+    second = siren["time"]
+    assert siren["threshold"] == 0.6 and siren["clock"] == f"2026-02-28T22:59:{50 + second:.3f}Z"
+    assert "clock" not in came[0].to_dict()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from models import backbone_names, cards, checkpoints, create_model, list_models
 from models.cards import Card, find_card
 from tests.equality import assert_equal_outputs
 from tests.golden_recipe import GOLDEN, calibrated_model, filled_state, golden_model, published_names, wave
+
+ROOT = Path(__file__).parents[2]
 
 
 def released(model: torch.nn.Module, prefix: str = "net.") -> dict[str, torch.Tensor]:
@@ -228,6 +232,20 @@ def test_download_resumes_and_is_atomic(card: Card, tmp_path: Path) -> None:
     assert path.read_bytes() == Server.content
     assert Server.ranges == [None, f"bytes={arrived}-"]
     assert checkpoints.fetch(card, tmp_path) == path and len(Server.ranges) == 2  # nothing is fetched twice
+
+
+def test_two_downloads_at_once_are_one(card: Card, tmp_path: Path) -> None:
+    """Processes of one training ask for the same weights at the same moment: one fetches them, the others wait."""
+    code = (
+        "import sys; from pathlib import Path; from models import checkpoints; from models.cards import Card\n"
+        "card = Card('weights', 'fmn04', 'strong', sys.argv[1], 'fmn', '', '')\n"
+        "checkpoints.fetch(card, Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, card.url, str(tmp_path)]
+    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert (tmp_path / "weights.pt").read_bytes() == Server.content and len(Server.ranges) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
 
 def test_a_folder_that_takes_no_file_is_named(card: Card, tmp_path: Path) -> None:

@@ -101,6 +101,21 @@ def test_other_versions_are_named_and_markers_count(monkeypatch: pytest.MonkeyPa
     assert "pytest" not in row.text and not row.problem
 
 
+@pytest.mark.parametrize("packaging", [True, False])
+@pytest.mark.parametrize(("version", "numpy"), [((3, 10), "2.2.6"), ((3, 13), "2.2.6"), ((3, 14), "2.3.5")])
+def test_each_python_has_one_pin_per_package(monkeypatch, packaging: bool, version, numpy: str) -> None:
+    """Also before anything is installed that understands markers."""
+    if packaging:
+        markers = pytest.importorskip("packaging.markers")
+        here = {**markers.default_environment(), "python_version": ".".join(map(str, version))}
+        monkeypatch.setattr(markers, "default_environment", lambda: here)
+    else:
+        monkeypatch.setitem(sys.modules, "packaging.markers", None)
+        monkeypatch.setattr(doctor.sys, "version_info", (*version, 1, "final", 0))
+    pins = list(doctor._pins(ROOT / "requirements.txt"))
+    assert len(dict(pins)) == len(pins) == 14 and dict(pins)["numpy"] == numpy
+
+
 def test_files_of_audioset(synthetic_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
     written = {path.name for path in synthetic_dir.iterdir() if path.suffix in (".hdf", ".tsv", ".csv")}
     names = {name for name, _ in doctor.AUDIOSET_FILES}

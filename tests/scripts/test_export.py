@@ -16,18 +16,21 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 
 import export
 import inference
 import models
 from helpers.backends import TorchBackend
+from helpers.detector import Detector
+from helpers.exporting import export_onnx
 from helpers.results import ALL_FORMATS
 from helpers.runtimes import OnnxBackend
 from tests.equality import assert_equal_outputs
 from tests.golden_recipe import calibrated_model, wave
 
-for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "pyarrow", "webvtt"):
+for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "pyarrow", "webvtt", "srt"):
     pytest.importorskip(package)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,6 +146,50 @@ def test_mistakes_end_in_one_line_and_code_2(weights, tmp_path, capsys, options,
     assert foreign.read_text() == text.read_text() and not (tmp_path / "out").exists()
 
 
+def lines_of_the_docs() -> str:
+    """The example of plain ONNX Runtime in docs/detection.md."""
+    text = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "onnxruntime" in code]
+    return code
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_ten_lines_of_plain_onnxruntime_print_the_events(exported, tmp_path, monkeypatch, capsys, tuned):
+    import onnx
+
+    graph = onnx.load(exported.files[".onnx"])
+    if tuned:
+        (about,) = [item for item in graph.metadata_props if item.key == "efficientsed"]
+        content = json.loads(about.value)
+        about.value = json.dumps({**content, "class_thresholds": list(np.linspace(0.3, 0.9, len(content["labels"])))})
+    onnx.save(graph, tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "recording.wav", 0.1 * rng.standard_normal(160_000), 16_000, "FLOAT")
+    monkeypatch.chdir(tmp_path)
+    exec(lines_of_the_docs(), {})
+    printed = [tuple(line.split(maxsplit=2)) for line in capsys.readouterr().out.splitlines()]
+    thresholds = {} if tuned else {"detection_thresholds": [0.5]}
+    detector = Detector(OnnxBackend(tmp_path / "model.onnx"), median_window=1, **thresholds)
+    events = detector.detect(tmp_path / "recording.wav").events
+    assert list(detector.decoding.thresholds) == (["class"] if tuned else ["0.5"])
+    expected = [(f"{e.onset:.2f}", f"{e.offset:.2f}", e.label) for e in events]
+    assert len(expected) > 20 and sorted(printed) == sorted(expected)
+
+
+@pytest.mark.parametrize("sequence", [None, "gru"])  # both exporters
+def test_the_axes_have_names(sequence, tmp_path):
+    import onnxruntime
+
+    model = models.create_model("fmn04", seq_model_type=sequence, seq_model_dim=64)
+    export_onnx(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    assert shapes == {"waveform": ["batch", "samples"], "frames": ["batch", 447, "frames"], "clip": ["batch", 447]}
+    for n, seconds in ((1, 10), (3, 4)):  # names bind nothing
+        frames, _ = session.run(None, {"waveform": np.zeros((n, 16_000 * seconds), np.float32)})
+        assert frames.shape == (n, 447, 25 * seconds)
+
+
 # ---- agreement of backends and formats ------------------------------------------------------------------------
 
 
@@ -190,6 +237,21 @@ def read_vtt(path: Path) -> list[tuple[float, float, str]]:
     return [(seconds(cue.start), seconds(cue.end), label(cue.raw_text)) for cue in webvtt.read(str(path))]
 
 
+def read_srt(path: Path) -> list[tuple[float, float, str]]:
+    import srt
+
+    return [
+        (cue.start.total_seconds(), cue.end.total_seconds(), re.sub(r" \([\d.]+\)$", "", cue.content))
+        for cue in srt.parse(path.read_text())
+    ]
+
+
+def read_label_studio(path: Path) -> list[tuple[float, float, str]]:
+    (task,) = json.loads(path.read_text())
+    regions = [region["value"] for prediction in task["predictions"] for region in prediction["result"]]
+    return [(region["start"], region["end"], region["labels"][0]) for region in regions]
+
+
 READERS = {
     "{}.tsv": lambda path: read_table(pd.read_csv(path, sep="\t"), label="event_label"),
     "{}.csv": lambda path: read_table(pd.read_csv(path)),
@@ -201,6 +263,8 @@ READERS = {
     ),
     "{}.rttm": read_rttm,
     "{}.vtt": read_vtt,
+    "{}.srt": read_srt,
+    "{}.label_studio.json": read_label_studio,
     "{}.parquet": lambda path: read_table(pd.read_parquet(path)),
 }
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from PIL import Image
 
 import inference
+from helpers.event_files import CSV_COLUMNS
+from tests.lock_holder import written_by_another
 from tests.tone_model import ToneModel, tones
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,11 +52,42 @@ def test_events_are_printed_and_written(tone_model, audio_file, tmp_path, capsys
     assert inference.main([*command, "--detection_thresholds", "0.5"]) == 0  # our own files are replaced
 
 
+@pytest.mark.parametrize("option", ["out", "clips"])
+def test_two_runs_into_one_folder_are_refused(tone_model, audio_file, tmp_path, capsys, option):
+    folders = {"out": tmp_path / "out", "clips": tmp_path / "clips"}
+    command = [f"--audio_file={audio_file}", *(f"--{name}={path}" for name, path in folders.items())]
+    with written_by_another(folders[option], folder=True) as line, pytest.raises(SystemExit) as stop:
+        inference.main(command)
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith(line)
+    assert inference.main(command) == 0
+    assert not list(tmp_path.rglob(".*.lock"))
+
+
 def test_published_thresholds_give_three_lists(tone_model, audio_file, tmp_path, capsys):
     inference.main([f"--audio_file={audio_file}", f"--out={tmp_path / 'out'}"])
     names = sorted(p.name for p in (tmp_path / "out").glob("*.tsv"))
     assert names == [f"street corner.above{t}.tsv" for t in ("0.1", "0.2", "0.5")]
     assert capsys.readouterr().out.count("events above") == 3
+
+
+def test_a_class_has_its_own_threshold(tone_model, audio_file, tmp_path, capsys):
+    table = tmp_path / "thresholds.csv"
+    table.write_text("label,threshold\nSiren,1\n")
+    command = [f"--audio_file={audio_file}", f"--out={tmp_path / 'out'}"]
+    for options in (["--detection_thresholds", "0.5", "Siren=1"], [f"--thresholds={table}"]):
+        assert inference.main([*command, *options]) == 0
+        assert "1 events above the thresholds of their classes" in capsys.readouterr().out
+        found = pd.read_csv(tmp_path / "out" / "street corner.tsv", sep="\t")
+        assert found.event_label.tolist() == ["Sine wave"]
+    folder = [*command, f"--thresholds={table}", "--skip_existing"]
+    for text, n_skipped in (("label,threshold\nSiren,1\n", 0), ("", 1), ("label,threshold\nSiren,0.5\n", 0)):
+        table.write_text(text or table.read_text())
+        assert inference.main(folder) == 0
+        assert (", 1 skipped" in capsys.readouterr().out) == bool(n_skipped)  # the table is one of the settings
+    with pytest.raises(SystemExit) as stop:
+        inference.main([*command, "--detection_thresholds", "0.5", "Sirene=0.2"])
+    assert stop.value.code == 2
+    assert "'Sirene': the model has no such class; did you mean Siren" in capsys.readouterr().err
 
 
 def test_the_picture_with_true_events(tone_model, audio_file, tmp_path):
@@ -197,6 +231,10 @@ def test_500_files_of_which_25_are_odd(tone_model, tmp_path, capsys):
     assert set(table.file[table.status == "failed"]) == bad and table.error.notna().sum() == len(bad) + 3
     assert set(table.file[table.status == "cut off"]) == kinds["half"]
     assert table["events_above_0.5"].dropna().eq(1).all()
+    joined, counts = (pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in ("events", "counts"))
+    names = [Path(f).relative_to(tmp_path / "in").as_posix() for f in table.file[table.status != "failed"]]
+    assert joined.filename.tolist() == counts.filename.tolist() == names  # one event each, in the order of the run
+    assert counts.columns.tolist() == ["filename", "channel", "events", "Siren"] and counts.Siren.eq(1).all()
     written = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.tsv")}
     expected = {Path(f).relative_to(tmp_path / "in").with_suffix(".tsv").as_posix() for f in set(table.file) - bad}
     assert written == expected
@@ -221,15 +259,36 @@ def test_an_interrupted_run_goes_on(tone_model, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         run_folder(tmp_path / "in", out, "--format", "tsv", "scores_hdf5")
     assert stop.value.code == 130
-    assert len(pd.read_csv(out / "summary.csv")) == 5
+    assert len(pd.read_csv(out / "summary.csv")) == len(pd.read_csv(out / "events.csv")) == 5
     assert len(list(out.rglob("*.tsv"))) == len(list(out.rglob("*.h5"))) == 5  # and no half ones
     monkeypatch.setattr(inference.ResultWriter, "write", write)
     assert run_folder(tmp_path / "in", out, "--format", "tsv", "scores_hdf5", "--skip_existing") == 0
     assert "13 files, 5 skipped" in capsys.readouterr().out
     table = pd.read_csv(out / "summary.csv")
     assert len(table) == 18 and (table.status == "done").all() and table["events_above_0.5"].eq(1).all()
+    joined = (out / "events.csv").read_bytes()
+    assert run_folder(tmp_path / "in", tmp_path / "whole") == 0
+    assert joined == (tmp_path / "whole" / "events.csv").read_bytes() and joined.count(b"\r\n") == 19
+    capsys.readouterr()
     assert run_folder(tmp_path / "in", out, "--format", "tsv", "scores_hdf5", "--skip_existing") == 0
     assert "0 files, 18 skipped" in capsys.readouterr().out
+    assert joined == (out / "events.csv").read_bytes()
+
+
+def test_the_same_command_writes_the_same_bytes(tone_model, tmp_path):
+    make_folder(tmp_path / "in", 19)
+    formats = ["--format", "csv", "json", "scores_tsv", "--report"]
+
+    def written(out: Path) -> dict[str, bytes]:
+        files = (p for p in out.rglob("*") if p.is_file() and not p.name.startswith("."))
+        return {p.relative_to(out).as_posix(): p.read_bytes() for p in files}
+
+    for name in ("one", "two"):
+        run_folder(tmp_path / "in", tmp_path / name, *formats)
+    first = written(tmp_path / "one")
+    assert len(first) > 3 * 18 and first == written(tmp_path / "two")
+    run_folder(tmp_path / "in", tmp_path / "other", *formats, "--median_window=3")
+    assert first != written(tmp_path / "other")
 
 
 def test_what_was_done_under_other_settings_is_done_again(tone_model, tmp_path, capsys):
@@ -261,7 +320,7 @@ def test_the_rows_of_channels_stay_apart_in_a_run_that_goes_on(tone_model, tmp_p
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_names_and_places_that_cannot_be_written_are_bad_files_like_others(tone_model, tmp_path, capsys):
     folder, good = tmp_path / "in", tones(1.0, [(0.2, 0.6, "Siren")])
-    for name in ("a", "summary", "x" * 248, "no unicode", "taken/b"):
+    for name in ("a", "summary", "events", "counts", "x" * 248, "no unicode", "taken/b"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / f"{name}.wav", good, 16_000)
     (folder / "no unicode.wav").rename(os.fsdecode(bytes(folder) + b"/b\xffd.wav"))
@@ -273,9 +332,15 @@ def test_names_and_places_that_cannot_be_written_are_bad_files_like_others(tone_
     assert "its results cannot be written: " in error and "taken" in error
     written = {path.name for path in (tmp_path / "out").glob("*.csv")}
     strange = "b\ufffdd.csv"  # a name that is not UTF-8 is a name like others
-    assert written == {"a.csv", "summary.wav.csv", "x" * 200 + ".csv", "summary.csv", strange}
+    tables = {"summary", "events", "counts"}
+    assert written == {
+        "a.csv",
+        "x" * 200 + ".csv",
+        strange,
+        *(f"{t}{kind}.csv" for t in tables for kind in ("", ".wav")),
+    }
     table = pd.read_csv(tmp_path / "out" / "summary.csv")
-    assert sorted(table.status) == ["done"] * 4 + ["failed"]
+    assert sorted(table.status) == ["done"] * 6 + ["failed"]
     assert not [path for path in (tmp_path / "out").iterdir() if ".part" in path.name]
 
 
@@ -384,14 +449,28 @@ def test_a_stream_on_the_command_line(tone_model, audio_file, monkeypatch, capsy
     ]  # fmt: skip
     np.testing.assert_allclose([e["time"] for e in events], [1, 2, 8.8, 12], atol=0.041)
     assert "at most 2.16 s after the sound" in captured.err
+    assert {e["filename"] for e in events} == {"stdin" if source == "-" else audio_file.name}
+    assert list(events[0])[2:] == list(CSV_COLUMNS) and events[0]["threshold"] == 0.5 and "clock" not in events[0]
     monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
     assert inference.main(["--stream", word, "--detection_thresholds", "0.5"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["1.000", "onset", "Sine"]
 
 
+@pytest.mark.parametrize("options", [[], ["--format=jsonl"]])
+def test_the_time_of_day_of_a_live_stream(tone_model, audio_file, monkeypatch, capsys, options):
+    monkeypatch.setattr(sys, "stdin", Pipe(audio_file.read_bytes()))
+    before = datetime.now(timezone.utc)
+    assert inference.main(["--stream=-", "--detection_thresholds=0.5", "--stream_clock", *options]) == 0
+    line = capsys.readouterr().out.splitlines()[2]  # the siren begins
+    word = json.loads(line)["clock"] if options else line.split()[0]
+    late = (datetime.fromisoformat(word.replace("Z", "+00:00")) - before).total_seconds()
+    assert 8.8 - 1.0 < late < 8.8 + 5.0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--stream_clock"], "--stream_clock is True: a file says nothing of the time of day"),
         (["--raw=16000"], "--raw is 16000: only standard input"),
         (["--channels=each"], "--channels is each"),
         (["--format", "csv", "jsonl"], "--format is csv jsonl"),

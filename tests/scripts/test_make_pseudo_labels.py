@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,9 +21,11 @@ import make_pseudo_labels
 from data_util.audioset import AudioSetStrong
 from data_util.pseudo_labels import open_pseudo_labels
 from errors import UserError
+from helpers import psds_command
 from helpers.pseudo_labelling import Ensemble, PartFolder, fingerprint
 from models import create_model, load_model
 from models.checkpoints import METADATA_KEY
+from tests.lock_holder import written_by_another
 
 ROOT = Path(__file__).parents[2]
 
@@ -212,6 +216,47 @@ def test_parts_of_another_run_are_refused(
     assert stop.value.code == 2 and "another run" in capsys.readouterr().err
 
 
+def test_a_part_that_another_run_has_left_is_never_used(
+    synthetic_dir: Path, teachers: list[Path], tmp_path: Path
+) -> None:
+    """Two teachers would be mixed: the part of another one, without or with the note of this run, and a damaged one."""
+    out, alone = tmp_path / "teacher.hdf", tmp_path / "alone.hdf"
+    make_pseudo_labels.main(command(synthetic_dir, teachers[1:], alone))
+    expected = contents(alone)
+    for note in (False, True):
+        parts = PartFolder(out, "of another teacher")
+        parts.prepare()
+        parts.write(5, ["Yx", "Yy"], np.ones((2, 447, 250), np.float16))
+        (parts.folder / "0000002.hdf").write_bytes(b"half a file")
+        old = parts.path(0)  # of a version whose parts did not say what they belong to
+        with h5py.File(old, "w") as file:
+            file["filenames"], file["strong_logits"] = [b"Yz"], np.ones((1, 447, 250), np.float16)
+        (parts.folder / "request.txt").unlink()
+        if note:
+            models, clips = [load_model(teachers[1])], AudioSetStrong(synthetic_dir)
+            this = "\n".join(["32", "4", "dense", fingerprint(models, clips)])
+            (parts.folder / "request.txt").write_text(this)
+            PartFolder(out, this).write(1, ["Ykept"], np.ones((1, 447, 250), np.float16))
+        make_pseudo_labels.main([*command(synthetic_dir, teachers[1:], out), "--overwrite"])
+        names, logits = contents(out)
+        if note:  # the part of this very run was taken as it is
+            assert names[4] == b"Ykept" and len(names) == 21
+        else:
+            assert names == expected[0]
+            np.testing.assert_array_equal(logits, expected[1])
+        assert b"Yx" not in names and b"Yz" not in names
+
+
+def test_two_at_once_are_refused(
+    synthetic_dir: Path, teachers: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "teacher.hdf"
+    with written_by_another(out) as line, pytest.raises(SystemExit) as stop:
+        make_pseudo_labels.main(command(synthetic_dir, teachers, out))
+    assert stop.value.code == 2 and capsys.readouterr().err.splitlines()[-1].startswith(line)
+    assert not (tmp_path / ".teacher.hdf.parts").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -227,3 +272,43 @@ def test_mistakes(
     with pytest.raises(SystemExit) as stop:
         make_pseudo_labels.main([f"--data_dir={synthetic_dir}", f"--out={tmp_path / 'x.hdf'}", *arguments])
     assert stop.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_the_readme_compares_two_models_as_it_says(
+    tiny_dir: Path, teachers: list[Path], tmp_path: Path, capsys
+) -> None:
+    """The commands of README, "Compare two models", with DIR and the teachers filled in."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("### Compare two models", 1)[1].split("```")[1].replace("\\\n", " ")
+    lines = [line.partition("   #")[0] for line in section.strip().splitlines()]
+    assert [line.split()[:3] for line in lines][2] == ["python", "-m", "helpers.psds"]
+    names = {"DIR": tiny_dir, "runs/my_run/best.ckpt": teachers[0], "runs/other_run/best.ckpt": teachers[1]}
+    names |= {name: tmp_path / name for name in ("mine.hdf", "other.hdf", "comparison")}
+    for old, new in names.items():
+        lines = [re.sub(rf"(?<=[= ]){re.escape(old)}(?=[/ ]|$)", str(new), line) for line in lines]
+    for line in lines[:2]:
+        make_pseudo_labels.main([*shlex.split(line)[2:], "--accelerator=cpu", "--num_workers=0", "--batch_size=4"])
+    compare = [*shlex.split(lines[2])[3:], "--bootstrap=5"]
+    psds_command.main(compare)
+    without = capsys.readouterr().out
+    psds_command.main([*compare, f"--durations={tiny_dir / 'eval_durations.csv'}", "--overwrite"])
+
+    def figures(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith("  ")]
+
+    assert len(figures(without)) > 6 and figures(without) == figures(capsys.readouterr().out)
+
+
+def test_a_teacher_of_whole_clips_is_refused_before_any_work(
+    tiny_dir: Path, teachers: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = torch.load(teachers[0], weights_only=True)
+    paths = []
+    for name, more in (("weak", {"untrained": ["strong_head"]}), ("task", {"weak_labels": ["bark"]})):
+        paths.append(tmp_path / f"{name}.ckpt")
+        torch.save({**content, METADATA_KEY: {**content[METADATA_KEY], **more}}, paths[-1])
+    monkeypatch.setattr("models.checkpoints.fetch", lambda *_, **__: pytest.fail("nothing is downloaded"))
+    for teacher in (*paths, Path("mn10_as"), Path("fmn10_weak")):
+        with pytest.raises(UserError, match=r"it scores whole clips and has no trained head for frames"):
+            make_pseudo_labels.load_teacher(str(teacher))
+    assert make_pseudo_labels.load_teacher(str(teachers[0])).model_name == "fmn04"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +78,57 @@ def interrupted_in(monkeypatch: pytest.MonkeyPatch, step: str, epoch: int, batch
         return original(self, batch_of_step, batch_idx, *more)
 
     monkeypatch.setattr(SEDModule, step, stepped)
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, names: str, while_true: Callable[[], bool]) -> None:
+    """Let no checkpoint with a name like this be written as long as something is true."""
+    fsync = os.fsync
+
+    def full(fd: int) -> None:
+        if re.search(rf"/\.({names})\.ckpt", os.readlink(f"/proc/self/fd/{fd}")) and while_true():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells files apart as Linux shows them")
+def test_the_best_state_is_kept_until_there_is_room(
+    run: Run, training: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at the first validation, whose state is the best (both score 0); then there is room."""
+    tried: list[bool] = []
+    full_disk(monkeypatch, "best", lambda: (tried.append(True), len(tried) < 3)[1])
+    got = run("full", *training)
+    best, last = (torch.load(got / name, weights_only=True) for name in ("best.ckpt", "last.ckpt"))
+    assert len(tried) == 3 and best["epoch"] == 0 and last["epoch"] == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells files apart as Linux shows them")
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("best|last", "best.ckpt and last.ckpt could not be written to {} (No space left on device); make room and tr"),
+        ("best", "best.ckpt could not be written to {} (No space left on device); the last state is in {}/last.ckpt"),
+    ],
+)
+def test_a_training_whose_states_are_not_on_disk_has_failed(
+    run: Run,
+    training: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    names: str,
+    words: str,
+) -> None:
+    full_disk(monkeypatch, names, lambda: True)
+    with pytest.raises(SystemExit) as stop:
+        run("full", *training)
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.rstrip().splitlines()[-1]
+    folder = tmp_path / "full"
+    assert last.startswith(f"error: the training has ended, but {words.format(folder, folder)}")
+    assert (folder / "last.ckpt").exists() == (names == "best") and not (folder / "best.ckpt").exists()
 
 
 @pytest.mark.parametrize(

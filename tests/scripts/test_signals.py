@@ -257,7 +257,7 @@ def make_clips(folder: Path, count: int) -> list[str]:
 def test_packing(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = make_clips(tmp_path / "audio", 40)
     labels, out, parts = tmp_path / "labels.tsv", tmp_path / "out.hdf", tmp_path / "out.hdf.parts"
-    rows = [f"{name}_0\t0\t1\t{DOG}\n" for name in names]
+    rows = [f"{name}\t0\t1\t{DOG}\n" for name in names]
     labels.write_text("segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n" + "".join(rows))
     request = ["--audio", tmp_path / "audio", "--labels", labels, "--out", out, "--workers", 2]
     small = "from data_util import pack; pack.BATCH = 4"
