@@ -95,7 +95,7 @@ def serve(detector: Detector, options: PageOptions, *, wait: bool = True) -> Any
     with contextlib.ExitStack() as stack:
         uploads = stack.enter_context(Uploads(60 * options.keep_minutes))
         stack.enter_context(_temporary_files_in(uploads.folder))
-        page = build_page(_require_gradio(), detector, uploads)
+        page: Any = build_page(_require_gradio(), detector, uploads)
         launch(page, options, wait=wait)
         if not wait:
             page.close_files = stack.pop_all().close

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 NOTHING = "nothing"
 MAX_MISTAKES = 12  # pairs that are listed in words
@@ -12,7 +12,8 @@ MAX_NUMBERED = 24  # classes up to which cells have room for a number
 DEEP = 0.85  # share from which a cell is so dark that a white number is the easier one to read
 
 
-class Mistake(NamedTuple):
+@dataclass(frozen=True)
+class Mistake:
     """Events of one class that were taken for another, or for nothing; or detections where nothing was."""
 
     true: str | None  # None: nothing

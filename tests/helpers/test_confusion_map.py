@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_rows_are_shares_of_events_and_the_last_row_of_detections() -> None:
 
 
 def test_mistakes_are_listed_most_often_first() -> None:
-    assert [tuple(m) for m in mistakes(COUNTS, LABELS)] == [
+    assert [astuple(m) for m in mistakes(COUNTS, LABELS)] == [
         ("dog", "siren", 3, 10),
         ("rain", "dog", 1, 20),
         ("rain", "siren", 1, 20),
