@@ -129,3 +129,10 @@ def test_the_card_speaks_of_the_task_at_hand(tmp_path: Path) -> None:
         str(tmp_path) in card and "office" in card and "AudioSet" not in card and "| val/onset_fms | 0.5000 |" in card
     )
     assert "AudioSet" in run_folder.model_card(config.StrongOptions(data_dir=tmp_path), {}, 123)
+
+
+def test_a_run_that_has_no_figures_yet_has_lost_none(tmp_path, caplog):
+    """Interrupted in its first epoch, or the validation after it."""
+    assert run_folder.read_history(tmp_path / "metrics.csv", 0) == [] and not caplog.messages
+    assert run_folder.read_history(tmp_path / "metrics.csv", 3) == []
+    assert "the figures so far are lost" in caplog.text
