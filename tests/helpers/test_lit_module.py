@@ -168,7 +168,7 @@ def test_the_cause_of_a_loss_that_is_no_number_is_named() -> None:
     with pytest.raises(TrainingDivergedError, match=r"step 7 \(epoch 2\): the audio of this step reaches 1.0e\+30"):
         module.watch(nan, 1e30 * audio)
     module._diverged_at = torch.tensor(NEVER)
-    with pytest.raises(TrainingDivergedError, match=r"the learning rate is probably too high \(--max_lr .*, --seq_lr "):
+    with pytest.raises(TrainingDivergedError, match=r"the learning rate is probably too high \(--max_lr "):
         module.watch(nan, audio)
     module._diverged_at = torch.tensor(NEVER)
     module.on_validation_model_eval()
