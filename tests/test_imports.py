@@ -13,7 +13,7 @@ FOLDERS = ("models", "data_util", "helpers")
 GROUND = {"atomic", "errors", "signals", "command_line"}  # need the standard library alone (command_line reads YAML)
 PURE = ("augment", "losses", "optim", "postprocess", "psds", "event_scores", "chunking", "outputs", "events")
 READERS = {"data_util.audio", "data_util.audio_file", "data_util.channels"}  # of impulse responses
-LABELS = {"data_util.labels", "data_util.label_files", "data_util.audio_folders", "data_util.clip_names"} | READERS
+LABELS = {f"data_util.{name}" for name in ("labels", "label_files", "audio_folders", "clip_names", "times")} | READERS
 
 
 def name_of(path: Path) -> str:

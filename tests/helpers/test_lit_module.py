@@ -161,7 +161,7 @@ def test_a_loss_that_is_no_number_names_the_step(tmp_path: Path) -> None:
 def test_the_cause_of_a_loss_that_is_no_number_is_named() -> None:
     module = SEDModule(create_model("fmn04"), config.StrongOptions(**PLAIN))
     module._trainer = types.SimpleNamespace(  # type: ignore[assignment]
-        state=types.SimpleNamespace(fn="fit"), sanity_checking=False, global_step=7, current_epoch=2
+        state=types.SimpleNamespace(fn="fit"), sanity_checking=False, global_step=7, current_epoch=2, model=module
     )
     nan, audio = torch.tensor(float("nan")), torch.ones(2, 100)
     module.watch(torch.tensor(1.0), 1e30 * audio)
