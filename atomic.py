@@ -42,11 +42,42 @@ def _exists(path: Path) -> bool:
 
 
 _parts: set[Path] = set()  # that are being written
+_leftovers: dict[Path, list[str]] = {}  # names of parts that lay in a folder when this process first wrote there
+
+
+def _remove_leftovers(part: Path) -> None:
+    before, number, after = part.name.rpartition(str(os.getpid()))
+    if not number:
+        return
+    folder = part.parent
+    if folder not in _leftovers:  # looked for once: a folder may hold a file for each of many recordings
+        with suppress(OSError):
+            _leftovers[folder] = [name for name in os.listdir(folder) if name.startswith(".") and ".part" in name]
+    for name in _leftovers.get(folder, ()):
+        middle = name[len(before) : len(name) - len(after)]
+        if name == before + middle + after and middle.isdecimal() and not _is_running(int(middle)):
+            _remove(folder / name)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True  # other systems have no question without consequences
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # it is another user's
+    return True
 
 
 @contextmanager
 def unfinished(part: Path) -> Iterator[Path]:
-    """Remove the file or folder `part` when the block ends, or when a second signal ends the process within it."""
+    """Remove the file or folder `part` when the block ends, or when a second signal ends the process within it.
+
+    What processes that were killed have left of the same file is removed first: `part` under their process numbers.
+    """
+    _remove_leftovers(part)
     _parts.add(part)
     try:
         yield part

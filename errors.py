@@ -6,6 +6,7 @@ import csv
 import errno
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -61,7 +62,7 @@ def exit_on_user_error() -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more
             raise SystemExit(EXIT_BROKEN_PIPE) from None
         except (UserError, OSError) as error:
-            print(f"error: {one_line(error)}", file=sys.stderr)
+            print(f"error: {printable(one_line(error))}", file=sys.stderr)
             raise SystemExit(EXIT_USER_ERROR) from None
         except (MemoryError, RuntimeError) as error:
             if signals.received() and "DataLoader worker" in str(error):  # a signal met it before it could ignore it
@@ -69,7 +70,7 @@ def exit_on_user_error() -> Iterator[None]:
             if not _lacks_memory(error):
                 raise
             advice = f"use smaller batches, windows or models ({one_line(error)})"
-            print(f"error: not enough memory; {advice}", file=sys.stderr)
+            print(f"error: not enough memory; {printable(advice)}", file=sys.stderr)
             raise SystemExit(EXIT_USER_ERROR) from None
         except (KeyboardInterrupt, SystemExit) as stop:
             if cause := signals.interruption(stop):
@@ -107,6 +108,26 @@ def reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         raise UserError(f"cannot read {what} {os.fspath(path)}: it is not UTF-8 text; save it as UTF-8") from None
     except csv.Error as error:
         raise UserError(f"cannot read {what} {os.fspath(path)}: it is no table of text ({error})") from None
+
+
+# Categories of Unicode that a terminal may obey instead of showing, and line breaks; but joiners are parts of words.
+_OBEYED, _JOINERS = {"Cc", "Cf", "Cs", "Zl", "Zp"}, "\u200c\u200d"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text from a stranger (a label, the name of a file) for a terminal or table: what is no character is escaped.
+
+    Escape sequences, line breaks, marks that turn the direction and halves of characters become `\\x1b` and the like;
+    characters in `keep` stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape", "surrogatepass").decode()
+        if unicodedata.category(character) in _OBEYED and character not in _JOINERS + keep
+        else character
+        for character in text
+    )
 
 
 def describe(error: OSError) -> str:

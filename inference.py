@@ -289,7 +289,9 @@ def _stream(options: InferenceOptions) -> int:
     notes: list[str] = []
     channel = 0 if options.channels == "first" else None
     blocks = read_blocks(source, channel, notes=notes, strict=options.strict)
-    first = next(blocks)  # its mistakes show before a model is loaded
+    first = next(blocks, None)  # its mistakes show before a model is loaded
+    if first is None:
+        raise UserError(f"'{source_name(source)}' holds no samples: expected audio of at least one frame of 40 ms")
     started = datetime.now(timezone.utc) - timedelta(seconds=len(first) / SAMPLE_RATE)
     lines = StreamLines(
         Path(source_name(source)).name, channel, "jsonl" in options.format, started if options.stream_clock else None

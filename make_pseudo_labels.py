@@ -52,8 +52,8 @@ class PseudoLabelOptions:
         if not self.teachers:
             raise UserError("--teachers is missing: name checkpoint files or released checkpoints")
         config.check_output("out", self.out)
-        if self.out.exists() and not self.overwrite and "RANK" not in os.environ and "LOCAL_RANK" not in os.environ:
-            config.refuse("out", self.out, "the file exists; add --overwrite to replace it")
+        if self.out.exists() and not self.out.is_file():
+            config.refuse("out", self.out, "it is not a regular file; choose another name")
 
 
 def load_teacher(name: str) -> SEDModel:
@@ -112,6 +112,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = [options.precision, str(options.batch_size), "compact" if options.compact else "dense"]
     request = "\n".join([*settings, fingerprint(teachers, clips)])
     parts = PartFolder(options.out, request, compact=options.compact)
+    if options.out.exists() and not options.overwrite and "RANK" not in os.environ and "LOCAL_RANK" not in os.environ:
+        if not parts.is_finished():
+            config.refuse("out", options.out, "the file exists, from another request; add --overwrite to replace it")
+        log.info("%s is complete, from this very request: nothing to do", options.out)
+        return
     parts.prepare()
     n_batches = -(-len(clips) // options.batch_size)
     missing = parts.missing(n_batches)

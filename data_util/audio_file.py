@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -259,9 +260,18 @@ def measure(path: Path) -> Length:
         return file.length()
 
 
+def require_file(path: Path) -> None:
+    """Raise DecodeError for a named pipe, socket or device: opening it may wait for ever, and it cannot be rewound."""
+    with suppress(OSError, ValueError):  # what is missing is dealt with where it is opened
+        mode = path.stat().st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode):
+            raise DecodeError("it is a pipe or device, not a file: pipe its audio into standard input, named -")
+
+
 def _open_bytes(source: Source) -> BinaryIO:
     if not isinstance(source, Path):
         return io.BytesIO(source)
+    require_file(source)
     try:
         return source.open("rb")
     except OSError as error:

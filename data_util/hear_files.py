@@ -21,6 +21,7 @@ from typing import Any
 from data_util.audio import SAMPLE_RATE
 from data_util.audio_file import DecodeError, measure
 from data_util.audio_folders import beneath
+from data_util.times import LATEST
 from errors import UserError, reading
 
 SPLITS = ("train", "valid", "test")
@@ -112,7 +113,7 @@ def _parse(name: str, events: list[Any], split: str, labels: Sequence[str]) -> l
         start, end = event["start"], event["end"]
         if not all(isinstance(t, (int, float)) and not isinstance(t, bool) and math.isfinite(t) for t in (start, end)):
             raise UserError(f"{where}: start {start!r} and end {end!r} must be numbers of milliseconds")
-        if not 0 <= start < end:
+        if not 0 <= start < end <= 1000 * LATEST:
             raise UserError(f"{where}: it starts at {start:g} ms and ends at {end:g} ms")
         parsed.append((float(start), float(end), index[label]))
     return sorted(parsed)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,13 @@ import numpy as np
 
 from data_util.clip_names import file_clip, segment_clip
 from data_util.labels import Events, Vocabulary, merge_events
+from data_util.times import LATEST, WHAT, parse_seconds
 from errors import UserError, reading
 
 if TYPE_CHECKING:
     import pandas as pd
 
+LARGE_TABLE = 50_000_000  # bytes, about a million rows
 STRONG_COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 FILENAME = "filename"  # in place of segment_id: names of files, whatever they look like
 _OTHER_NAMES = {"onset": "start_time_seconds", "offset": "end_time_seconds", "event_label": "label"}
@@ -70,10 +74,17 @@ def _class_of(vocabulary: Vocabulary, mid: str) -> int:
     return vocabulary.index_by_mid.get(mid, _IGNORED if mid in vocabulary.ignored_mids else _UNKNOWN)
 
 
+def _announce(path: Path) -> None:
+    """Say what takes a while: about 10 s per 100 MB."""
+    if (size := path.stat().st_size) > LARGE_TABLE:
+        print(f"reading {path} ({size / 1e6:,.0f} MB) ...", file=sys.stderr, flush=True)
+
+
 def _read_table(path: Path) -> pd.DataFrame:
     """The four columns, checked; the index holds the line numbers."""
     import pandas as pd  # half a second of import that only the start of a run needs
 
+    _announce(path)
     kinds = dict(zip(STRONG_COLUMNS, ("category", "float64", "float64", "category"), strict=True))
     options = {"sep": "\t", "skip_blank_lines": False, "keep_default_na": False, "na_values": [""]}
     try:
@@ -94,8 +105,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     table.attrs["names"] = names
     for name in STRONG_COLUMNS[1:3]:
         numbers = pd.to_numeric(table[name], errors="coerce").to_numpy()
-        bad = ~np.isfinite(numbers) | (numbers < 0)
-        _refuse(path, table, name, bad, "is not a time in seconds from 0 on")
+        bad = ~((numbers >= 0) & (numbers <= LATEST))  # NaN, too
+        _refuse(path, table, name, bad, f"is not {WHAT}")
         table[name] = numbers
     reversed_times = (table[STRONG_COLUMNS[2]] < table[STRONG_COLUMNS[1]]).to_numpy()
     _refuse(path, table, STRONG_COLUMNS[2], reversed_times, "lies before the start of the event")
@@ -186,9 +197,18 @@ def read_segments(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
         table = _read_table(path)
     clips = _clips_of_table(path, table)
     events = _events(path, table, clips, vocabulary)
-    mids = [tuple(vocabulary.mids[c] for c in np.unique(events.of(i)[2])) for i in range(len(events))]
+    mids = _mids_of_clips(events, vocabulary)
     n_rows = np.bincount(clips.of_row[clips.of_row >= 0], minlength=len(mids)).tolist()
     return ClipLabels(clips.ids.tolist(), clips.start_ms, mids, clips.names, n_rows, int((clips.of_row < 0).sum()))
+
+
+def _mids_of_clips(events: Events, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
+    """The MIDs of each clip's classes, each once, in the order of the vocabulary; for millions of events."""
+    clip = np.repeat(np.arange(len(events)), np.diff(events.starts))
+    pairs = np.unique(clip * len(vocabulary) + events.class_index)
+    mids = np.array(vocabulary.mids, dtype=object)[pairs % len(vocabulary)].tolist()
+    borders = np.searchsorted(pairs, np.arange(len(events) + 1) * len(vocabulary)).tolist()
+    return [tuple(mids[first:last]) for first, last in itertools.pairwise(borders)]
 
 
 @dataclass(frozen=True)
@@ -250,7 +270,7 @@ def _csv_rows(path: Path, what: str, **dialect: Any) -> list[tuple[int, list[str
 
 def _add_weak_row(labels: ClipLabels, row: list[str], where: str, vocabulary: Vocabulary) -> None:
     try:
-        ytid, start, end, mids = row[0].strip(), float(row[1]), float(row[2]), row[3]
+        ytid, start, end, mids = row[0].strip(), parse_seconds(row[1]), parse_seconds(row[2]), row[3]
     except (IndexError, ValueError):
         ytid, start, end, mids = "", math.nan, math.nan, ""
     if not ytid or not 0 <= start < end < math.inf:
@@ -312,7 +332,7 @@ def read_durations(path: str | Path) -> dict[str, float]:
         return durations
     for line, row in _csv_rows(path, "the lengths of the clips"):
         try:
-            name, seconds = row[0], float(row[1])
+            name, seconds = row[0], parse_seconds(row[1])
         except (IndexError, ValueError):
             name, seconds = "", math.nan
         if not 0 < seconds < math.inf:

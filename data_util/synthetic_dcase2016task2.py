@@ -94,4 +94,4 @@ def _event(rng: np.random.Generator, sound: Sound, longest: int) -> np.ndarray:
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -9,9 +9,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data_util.audio_file import MISSING_SECONDS
+from data_util.audio_file import HIGHEST_RATE, LOWEST_RATE, MISSING_SECONDS
 from errors import UserError
 
+MOST_CHANNELS = 256
 PIECE_BYTES = 16_384  # asked for at once; a pipe gives what it has
 
 _FORMATS = {  # name: (bytes per sample, how they are read)
@@ -51,7 +52,12 @@ class RawFormat:
         except ValueError:
             rate = channels = 0
         encoding = parts[2] if len(parts) > 2 else "s16"
-        if len(parts) > 3 or not 1000 <= rate <= 1_000_000 or not 1 <= channels <= 256 or encoding not in _FORMATS:
+        if (
+            len(parts) > 3
+            or not LOWEST_RATE <= rate <= HIGHEST_RATE
+            or not 1 <= channels <= MOST_CHANNELS
+            or encoding not in _FORMATS
+        ):
             raise UserError(
                 f"--raw is {text}: must be RATE:CHANNELS:ENCODING, e.g. 16000:1:s16 ({', '.join(_FORMATS)})"
             )
@@ -118,8 +124,13 @@ def _parse_fmt(body: bytes) -> RawFormat:
     if tag == _EXTENSIBLE and len(body) >= 26:
         tag = struct.unpack("<H", body[24:26])[0]
     encoding = _WAV_FORMATS.get((tag, bits))
-    if encoding is None or not channels or not rate:
+    if encoding is None:
         raise UserError(f"standard input is WAV of a kind that cannot be piped (format {tag}, {bits} bits): use PCM")
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE or not 1 <= channels <= MOST_CHANNELS:
+        raise UserError(
+            f"standard input is WAV with {channels} channels at {rate} Hz: expected 1 to {MOST_CHANNELS} channels at "
+            f"{LOWEST_RATE} to {HIGHEST_RATE} Hz; its header is damaged, so name the layout with --raw"
+        )
     return RawFormat(rate, channels, encoding)
 
 

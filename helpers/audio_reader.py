@@ -17,6 +17,7 @@ from data_util.audio_file import (
     AudioFile,
     DecodeError,
     full_scale,
+    require_file,
     require_finite,
 )
 from data_util.channels import ChannelMixer
@@ -74,6 +75,7 @@ def _open(source: Source, notes: list[str], strict: bool) -> tuple[int, Iterator
 
 def _open_file(path: Path) -> AudioFile:
     """The opened file; UserError when it is missing or a folder, DecodeError when it is not audio."""
+    require_file(path)
     with reading(path, "the audio file"), path.open("rb"):
         return AudioFile(path)
 

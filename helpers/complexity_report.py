@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.complexity import Complexity, analyse
+from helpers.json_text import json_text
 from models import backbone_names, cards, create_model, sequence_model_names
 
 Model = tuple[str, str | None, int | None]  # backbone, sequence model, its dimension
@@ -163,4 +163,4 @@ def as_json(rows: Sequence[Row], environment: dict[str, Any]) -> str:
         }
         for row in rows
     ]
-    return json.dumps({"clip_seconds": CLIP_SECONDS, "environment": environment, "models": models}, indent=1)
+    return json_text({"clip_seconds": CLIP_SECONDS, "environment": environment, "models": models}, indent=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -89,4 +90,5 @@ def finished(part: Path, n_epochs: int) -> dict[str, float] | None:
         return None
     if config.read_yaml(part / run_folder.CONFIG_FILE)["n_epochs"] != n_epochs:
         return None
-    return {name: value for name, value in content.items() if isinstance(value, float)}
+    numbers = {name: math.nan if value is None else value for name, value in content.items()}  # JSON has no NaN
+    return {name: value for name, value in numbers.items() if isinstance(value, float)}

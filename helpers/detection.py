@@ -13,7 +13,8 @@ from config import option, refuse
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.chunking import RunningFilter, ScoreBlender, WindowPlan
 from helpers.classes import ClassName
-from helpers.events import RECORD_FIELDS, EventDecoder, EventTable, make_record, make_table, to_frames, to_json
+from helpers.events import RECORD_FIELDS, EventDecoder, EventTable, make_record, make_table, to_frames
+from helpers.json_text import json_text
 from helpers.thresholds import parse_thresholds, require_one_number
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ class Detection:
 
     def to_json(self, filename: str | None = None) -> str:
         """`to_dict` as JSON."""
-        return to_json(self.to_dict(filename))
+        return json_text(self.to_dict(filename))
 
     def to_dataframe(self, filename: str | None = None) -> pd.DataFrame:
         """The events of all tables as a pandas data frame, one row each, in the columns of `--format csv`."""

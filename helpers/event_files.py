@@ -14,10 +14,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, printable
+from helpers.cells import safe_cells
 from helpers.classes import ClassName
 from helpers.detection import Detection
-from helpers.events import RECORD_FIELDS, Event, make_record, to_json
+from helpers.events import RECORD_FIELDS, Event, make_record
+from helpers.json_text import json_text
 from helpers.outputs import OutputFolder, seconds
 
 CSV_COLUMNS = RECORD_FIELDS
@@ -108,8 +110,8 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _field(text: str) -> str:
-    """Text for one field of a tab-separated line: no tabs, no line breaks."""
-    return " ".join(text.split())
+    """Text for one field of a tab-separated line: no tabs, no line breaks, nothing that a terminal obeys."""
+    return printable(" ".join(text.split()))
 
 
 def _tab_separated(header: tuple[str, ...] | None, rows: list[tuple[object, ...]]) -> str:
@@ -133,7 +135,7 @@ def _write_csv(path: Path, contents: Contents) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(CSV_COLUMNS)
-    writer.writerows(_record(contents, name, event).values() for name, event in contents.rows())
+    writer.writerows(safe_cells(_record(contents, name, event).values()) for name, event in contents.rows())
     _write_text(path, text.getvalue())
 
 
@@ -152,13 +154,13 @@ def records(contents: Contents) -> Iterator[dict[str, object]]:
 def _write_json(path: Path, contents: Contents) -> None:
     """One object: the audio, its tags, and a list of events for each threshold."""
     content = contents.detection.to_dict(contents.filename, contents.tags)
-    _write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    _write_text(path, json_text(content, indent=1) + "\n")
 
 
 @_format("jsonl", "{}.jsonl", per_threshold=False)
 def _write_jsonl(path: Path, contents: Contents) -> None:
     """One event per line, in the fields of the JSON files."""
-    _write_text(path, "".join(to_json(record) + "\n" for record in contents.detection.records(contents.filename)))
+    _write_text(path, "".join(json_text(record) + "\n" for record in contents.detection.records(contents.filename)))
 
 
 @_format("audacity", "{}.audacity.txt", per_threshold=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from helpers.json_text import json_text
 from helpers.onset_scores import Event
 from helpers.run_folder import write_text
 
@@ -23,7 +23,7 @@ def write_predictions(path: Path, events: Mapping[str, Sequence[Event]]) -> None
         name: [{"label": label, "start": round(a * 1000, 3), "end": round(b * 1000, 3)} for a, b, label in found]
         for name, found in events.items()
     }
-    write_text(path.with_suffix(".json"), json.dumps(in_ms, indent=1, ensure_ascii=False) + "\n")
+    write_text(path.with_suffix(".json"), json_text(in_ms, indent=1) + "\n")
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(("filename", "onset", "offset", "event_label"))

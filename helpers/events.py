@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from helpers.classes import ClassName
+from helpers.json_text import json_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,11 +49,6 @@ class Event(NamedTuple):
 def rounded_down(time: float) -> float:
     """A time in whole milliseconds, rounded down, so that no event ends after its audio."""
     return math.floor(time * 1000 + 1e-6) / 1000
-
-
-def to_json(value: Any) -> str:
-    """JSON on one line, text as it is; ValueError for NaN and infinities, which JSON does not have."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def make_record(event: Event, filename: str, channel: int | None, threshold_name: str) -> dict[str, Any]:
@@ -114,7 +109,7 @@ class EventTable:
 
     def to_json(self) -> str:
         """The events as a JSON list."""
-        return to_json(self.to_dict())
+        return json_text(self.to_dict())
 
     def to_dataframe(self) -> pd.DataFrame:
         """The events as a pandas data frame, one row each."""

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import signals
-from errors import UserError, describe
+from errors import UserError, describe, printable
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.detection import CLASS_THRESHOLDS, Detection
 from helpers.detector import Detector, Failure
 from helpers.event_files import Contents, best_tags
-from helpers.events import FRAME_RATE, to_json
+from helpers.events import FRAME_RATE
 from helpers.inputs import SUMMARY
 from helpers.joined import COUNTS_FILE, EVENTS_FILE, JoinedEvents
 from helpers.journal import Journal
+from helpers.json_text import json_text
 from helpers.outputs import format_table
 from helpers.pipeline import Job
 from helpers.progress import Progress, clock
@@ -57,14 +58,14 @@ def listen_to_one(detector: Detector, writer: ResultWriter, job: Job) -> int:
     print_notes(result.name, result.notes)
     for name, table in result.tables.items():
         above = "the thresholds of their classes" if name == CLASS_THRESHOLDS else name
-        print(f"\n{result.name} ({result.duration:.2f} s): {len(table)} events above {above}")
+        print(f"\n{printable(result.name)} ({result.duration:.2f} s): {len(table)} events above {above}")
         print(format_table(table, PRINTED_ROWS))
     if writer.tags:
         tags = best_tags(detector.tag_names(result), result.tags, N_TAGS)
-        print("\ntags: " + ", ".join(f"{name.label} {probability:.2f}" for name, probability in tags))
+        print("\ntags: " + ", ".join(f"{printable(name.label)} {probability:.2f}" for name, probability in tags))
     written = [str(path) for path in [*writer.write(job, result), *writer.end()]]
     more = f" and {len(written) - N_TAGS} more" if len(written) > N_TAGS else ""
-    print("\nwritten: " + ", ".join(written[:N_TAGS]) + more)
+    print("\nwritten: " + printable(", ".join(written[:N_TAGS])) + more)
     return 0
 
 
@@ -135,9 +136,9 @@ class StreamLines:
     def line(self, event: StreamEvent) -> str:
         """An onset or offset as text, or as the JSON that docs/detection.md describes."""
         if self.as_json:
-            return to_json(event.to_dict(self.filename, self.channel, self.started))
+            return json_text(event.to_dict(self.filename, self.channel, self.started))
         moment = "" if self.started is None else f"{clock_time(self.started, event.time)}  "
-        about = f"{event.label}  (above {_above(event)}, {event.mean_score:.2f})"
+        about = f"{printable(event.label)}  (above {_above(event)}, {event.mean_score:.2f})"
         return f"{moment}{event.time:10.3f}  {event.kind:<6}  {about}"
 
 
@@ -166,7 +167,7 @@ def listen_to_stream(stream: EventStream, blocks: Iterable[np.ndarray], lines: S
 def print_notes(name: str, notes: Sequence[str]) -> None:
     """What is odd about an audio, on standard error."""
     for note in notes:
-        print(f"{name}: {note}", file=sys.stderr)
+        print(printable(f"{name}: {note}"), file=sys.stderr)
 
 
 def _show(events: Sequence[StreamEvent], lines: StreamLines) -> None:
@@ -233,7 +234,7 @@ def _report(summary: Summary, progress: Progress, out: Path) -> int:
     audio, elapsed = clock(summary.seconds), clock(progress.elapsed)
     print(f"{summary.n_done} files{skipped}, {audio} of audio in {elapsed} ({progress.speed:.1f} x real time)")
     for label, count in summary.classes.most_common(N_TAGS):
-        print(f"  {count:>8}  {label}")
+        print(f"  {count:>8}  {printable(label)}")
     print(f"written: {out}; one row per file in {SUMMARY_FILE}, all events in {EVENTS_FILE}, counts in {COUNTS_FILE}")
     _list("files are odd, and were processed", summary.notes, out)
     _list("files could not be read", summary.failures, out)
@@ -246,6 +247,6 @@ def _list(what: str, files: Sequence[tuple[str, str]], out: Path) -> None:
         return
     print(f"{len(files)} {what}:", file=sys.stderr)
     for name, why in files[:PRINTED_FAILURES]:
-        print(f"  {name}: {why}", file=sys.stderr)
+        print(printable(f"  {name}: {why}"), file=sys.stderr)
     if len(files) > PRINTED_FAILURES:
         print(f"  and {len(files) - PRINTED_FAILURES} more: see {out / SUMMARY_FILE}", file=sys.stderr)

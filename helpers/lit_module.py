@@ -30,6 +30,7 @@ log = logging.getLogger("efficientsed")
 HEADS = frozenset({"strong_head", "weak_head"})
 SUMS_KEY = "losses_of_the_epoch"  # in a checkpoint within an epoch
 NEVER = torch.iinfo(torch.int64).max
+LOUDEST_AUDIO = 100.0  # peak of a training waveform, full scale 1; augmentations stay far below
 SCRATCH_BN_MOMENTUM = 0.1  # the published 0.01 lags behind for the first hundreds of steps
 
 
@@ -91,7 +92,7 @@ class SEDModule(pl.LightningModule):
         self.tagging_scores = TaggingScores()
         self.per_class: dict[str, dict[str, float]] = {}
         self._sums: dict[str, list[Tensor]] = {}
-        self._diverged_at = torch.tensor(NEVER)
+        self._diverged_at, self._loudest = torch.tensor(NEVER), torch.tensor(0.0)
         for head in HEADS - options.trained_heads:
             getattr(self.model, head).requires_grad_(False)
         set_bn_momentum(model, bn_momentum(options))
@@ -106,7 +107,7 @@ class SEDModule(pl.LightningModule):
         generator = step_generator(self.options.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(generator.initial_seed())  # dropout
         terms = self.loss_terms(batch, generator)
-        self.watch(terms["loss"])
+        self.watch(terms["loss"], batch["audio"])
         for name, value in terms.items():
             self._sums.setdefault(name, []).append(value.detach())
         how: dict[str, Any] = {"batch_size": len(batch["audio"]), "sync_dist": self.trainer.world_size > 1}
@@ -162,11 +163,17 @@ class SEDModule(pl.LightningModule):
         self._sums = {}
         return {name: float(self.trainer.strategy.reduce(value, reduce_op="mean")) for name, value in means.items()}
 
-    def watch(self, loss: Tensor) -> None:
-        """Remember on the device the first step whose loss is not finite; looked at now and then, see `check`."""
-        self._diverged_at = self._diverged_at.to(loss.device)
-        step = torch.where(loss.detach().isfinite(), NEVER, self.global_step)
-        self._diverged_at = torch.minimum(self._diverged_at, step)
+    def watch(self, loss: Tensor, audio: Tensor) -> None:
+        """Remember on the device the first step whose loss is not finite, and how loud its audio [B, N] was.
+
+        On a GPU, looking costs a wait: `check_divergence` looks now and then.
+        """
+        finite = loss.detach().isfinite()
+        if loss.device.type == "cpu" and finite:
+            return
+        first = finite.logical_not() & (self._diverged_at.to(loss.device) == NEVER)
+        self._diverged_at = torch.where(first, self.global_step, self._diverged_at.to(loss.device))
+        self._loudest = torch.where(first, audio.detach().abs().amax().float(), self._loudest.to(loss.device))
         if loss.device.type == "cpu":
             self.check_divergence()
 
@@ -174,9 +181,38 @@ class SEDModule(pl.LightningModule):
         """Raise TrainingDivergedError if a loss so far was not a finite number; waits for the device."""
         step = int(self._diverged_at)
         if step != NEVER:
+            what = f"the loss is not a finite number since optimiser step {step} (epoch {self.current_epoch})"
+            raise TrainingDivergedError(f"{what}: {self._likely_cause(float(self._loudest))}")
+
+    def _likely_cause(self, loudest: float) -> str:
+        if not loudest <= LOUDEST_AUDIO:  # NaN, too
+            return (
+                f"the audio of this step reaches {loudest:.1e} where 1 is full scale; find the damaged files "
+                "(python -m data_util.check --decode all for packed data) and replace them"
+            )
+        rates = ", ".join(f"--{n} {getattr(self.options, n):g}" for n in ("max_lr", "seq_lr") if self._has_rate(n))
+        return (
+            f"its audio is as it should be, so the learning rate is probably too high ({rates}); lower it, lengthen "
+            "--warmup_steps, or try --precision 32-true; then --resume"
+        )
+
+    def _has_rate(self, name: str) -> bool:
+        return isinstance(getattr(self.options, name, None), (int, float))
+
+    def on_validation_model_eval(self) -> None:
+        # before any callback saves what the last step before a validation may have spoilt
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._check_weights()
+        super().on_validation_model_eval()
+
+    def _check_weights(self) -> None:
+        """Raise TrainingDivergedError if a loss or a weight is not a finite number."""
+        self.check_divergence()
+        if not all(bool(weight.isfinite().all()) for weight in self.parameters()):
+            step = self.global_step
             raise TrainingDivergedError(
-                f"the loss is not a finite number since optimiser step {step} (epoch {self.current_epoch}); lower "
-                "--max_lr or --seq_lr, lengthen --warmup_steps, or try --precision 32-true; then --resume"
+                f"weights are not finite numbers after optimiser step {step} (epoch {self.current_epoch}): "
+                + self._likely_cause(0.0)
             )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from atomic import naming, unfinished
 from data_util.clip_names import ClipNames, fullest_names
-from errors import UserError, reading
+from data_util.times import WHAT, parse_seconds
+from errors import UserError, printable, reading
 from helpers.events import Event, EventTable, rounded_down
 
 _LEDGER = ".efficientsed.jsonl"
@@ -33,14 +34,18 @@ class OutputFolder:
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self.path, self.overwrite = Path(path), overwrite
-        self._written: dict[str, str] | None = None
+        self._written: dict[str, set[str]] | None = None
 
     def check(self, name: str) -> Path:
         """The path of the file `name`; UserError when writing it would destroy something that is not ours."""
         path = self.path / name
         if self.path.resolve() not in path.resolve().parents:
             raise UserError(f"output name '{name}' leads out of the folder '{self.path}'")
-        if path.exists() and not self.overwrite and self._ledger().get(name) != checksum(path):
+        if path.exists() and not path.is_file():
+            raise UserError(
+                f"'{path}' is not a regular file (a folder, pipe or device): move it, or name another folder"
+            )
+        if path.exists() and not self.overwrite and checksum(path) not in self._ledger().get(name, ()):
             raise UserError(
                 f"'{path}' exists and was not written by this program, or was changed since: --overwrite replaces it"
             )
@@ -61,11 +66,16 @@ class OutputFolder:
         part = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
         with unfinished(part), naming(part, path):
             yield part
-            digest = checksum(part)
+            # Noted before it has its name: a run that is killed in between must not take it for foreign. So a name has
+            # several check sums, and a file with any of them is ours.
+            self._note(name, checksum(part))
             os.replace(part, path)
-        self._ledger()[name] = digest
+
+    def _note(self, name: str, digest: str) -> None:
+        self._ledger().setdefault(name, set()).add(digest)
         with (self.path / _LEDGER).open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps({"name": name, "sha256": digest}) + "\n")
+            # The line before may be one that a killed run left half written.
+            ledger.write("\n" + json.dumps({"name": name, "sha256": digest}) + "\n")
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file, UTF-8 with line feeds."""
@@ -75,14 +85,14 @@ class OutputFolder:
 
         return self.write(name, write)
 
-    def _ledger(self) -> dict[str, str]:
+    def _ledger(self) -> dict[str, set[str]]:
         if self._written is None:
             self._written = {}
             ledger = self.path / _LEDGER
             for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else ():
                 try:
                     entry = json.loads(line)
-                    self._written[entry["name"]] = entry["sha256"]
+                    self._written.setdefault(entry["name"], set()).add(entry["sha256"])
                 except (ValueError, KeyError, TypeError):
                     continue  # a line that a killed run left half written
         return self._written
@@ -107,11 +117,12 @@ def format_table(events: EventTable, limit: int | None = None) -> str:
     if len(events) == 0:
         return "  no events"
     shown: Sequence[Event] = [events[i] for i in range(min(len(events), limit or len(events)))]
-    width = max(len(event.label) for event in shown)
+    labels = [printable(event.label) for event in shown]
+    width = max(map(len, labels))
     lines = [f"  {'onset':>10} {'offset':>10}  {'event':<{width}}  {'mean':>5} {'peak':>5}"]
-    for event in shown:
+    for event, label in zip(shown, labels, strict=True):
         times = f"{seconds(event.onset):>10} {seconds(event.offset):>10}"
-        lines.append(f"  {times}  {event.label:<{width}}  {event.mean_score:5.3f} {event.peak_score:5.3f}")
+        lines.append(f"  {times}  {label:<{width}}  {event.mean_score:5.3f} {event.peak_score:5.3f}")
     if len(shown) < len(events):
         lines.append(f"  ... and {len(events) - len(shown)} more")
     return "\n".join(lines)
@@ -157,8 +168,8 @@ def read_true_events(path: str | os.PathLike[str], audio: Mapping[str, str]) -> 
         Events of each audio that has some, by its name.
 
     Raises:
-        UserError: the file is missing, lacks a column, or holds a time that is not a number; a name may mean several
-            audios, or several names the same.
+        UserError: the file is missing, lacks a column, or holds a time that cannot be (`data_util.times`); a name may
+            mean several audios, or several names the same.
     """
     with reading(path, "the true events"):
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -177,10 +188,13 @@ def read_true_events(path: str | os.PathLike[str], audio: Mapping[str, str]) -> 
         name = (row[column["filename"]] or "") if column["filename"] is not None else next(iter(audio))
         events = found.setdefault(name, TrueEvents([], [], []))
         try:
-            events.onset.append(float(row[column["onset"]]))  # type: ignore[index]
-            events.offset.append(float(row[column["offset"]]))  # type: ignore[index]
+            onset, offset = (parse_seconds(row[column[key]]) for key in ("onset", "offset"))  # type: ignore[index]
         except (TypeError, ValueError):
-            raise UserError(f"true events '{path}', line {line}: a time is not a number") from None
+            raise UserError(f"true events '{path}', line {line}: a time is not {WHAT}") from None
+        if offset < onset:
+            raise UserError(f"true events '{path}', line {line}: the event ends at {offset:g} s, before it begins")
+        events.onset.append(onset)
+        events.offset.append(offset)
         events.label.append((row[column["label"]] or "").strip())  # type: ignore[index]
     name_of = fullest_names(found)
     clips = ClipNames(audio).match(name_of.values(), f"true events '{path}'")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import os
 import sys
@@ -20,6 +19,8 @@ from atomic import unfinished
 from command_line import check_output, refuse
 from errors import UserError, exit_on_user_error
 from helpers import psds_io, psds_scores
+from helpers.cells import safe_cells
+from helpers.json_text import json_text
 from helpers.postprocess import check_windows
 from helpers.psds_accumulator import PSDSAccumulator
 from helpers.psds_bootstrap import Interval, bootstrap, paired_bootstrap
@@ -274,7 +275,9 @@ def _write(options: argparse.Namespace, models: Sequence[Scored], difference: Ma
     curves = {label: (*result.roc, result.psds) for label, result in results.items()}
     bars = {label: result.psds_per_class for label, result in results.items()}
     writers: dict[str, Callable[[Path], object]] = {
-        "results.json": lambda path: path.write_text(json.dumps(_summary(options, models, difference), indent=2)),
+        "results.json": lambda path: path.write_text(
+            json_text(_summary(options, models, difference), indent=2), encoding="utf-8"
+        ),
         "classes.csv": lambda path: _write_classes(path, models),
         "psd_roc.png": lambda path: plot_psd_roc(path, curves, settings.max_efpr, f"{metric}: overall curve"),
         "classes.png": lambda path: plot_classes(path, bars, f"{metric} of each class"),
@@ -330,7 +333,9 @@ def _write_classes(path: Path, models: Sequence[Scored]) -> None:
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(["class", "events", *columns])
         for name in sorted(n_events):
-            writer.writerow([name, n_events[name], *(column.get(name, "") for column in columns.values())])
+            writer.writerow(
+                [*safe_cells([name]), n_events[name], *(column.get(name, "") for column in columns.values())]
+            )
 
 
 def _convert(source: psds_scores.ScoreSource, options: argparse.Namespace) -> None:

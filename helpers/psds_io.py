@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TextIO
 
 from data_util.clip_names import ClipNames, fullest_names
 from data_util.labels import load_vocabulary
+from data_util.times import WHAT, parse_seconds
 from errors import UserError, reading
 
 Event = tuple[float, float, str]
@@ -96,12 +96,9 @@ def _file_name(path: Path, line: int, text: str | None) -> str:
 
 def _seconds(path: Path, line: int, text: str | None) -> float:
     try:
-        seconds = float(text or "")
+        return parse_seconds(text or "")
     except ValueError:
-        seconds = math.nan
-    if not 0.0 <= seconds < math.inf:
-        raise UserError(f"{path}, line {line}: {text!r} is not a number of seconds")
-    return seconds
+        raise UserError(f"{path}, line {line}: {text!r} is not {WHAT}") from None
 
 
 def merge_overlaps(events: Sequence[Event]) -> list[Event]:

@@ -30,7 +30,7 @@ from data_util.samplers import rank_and_world
 from errors import UserError
 from models.sed_model import SEDModel
 
-REQUEST = "request"  # attribute of a part
+REQUEST = "request"  # attribute of a part, and of a finished file: check sum of what it was made from
 
 
 def fingerprint(models: Sequence[SEDModel], clips: ClipDataset) -> str:
@@ -73,6 +73,18 @@ class PartFolder:
             )
         with replacing(note) as part:
             part.write_text(self.request, encoding="utf-8")
+
+    def is_finished(self) -> bool:
+        """Whether the final file is there and was made by this very request."""
+        try:
+            with h5py.File(self.out) as file:
+                return file.attrs.get(REQUEST) == self._digest
+        except OSError:
+            return False
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(self.request.encode()).hexdigest()
 
     def path(self, batch: int) -> Path:
         """File of a batch."""
@@ -122,6 +134,7 @@ class PartFolder:
             create_hdf5(part) as file,
             LogitsWriter(file, shape, compact=self.compact) as writer,
         ):
+            file.attrs[REQUEST] = self._digest
             for batch in range(n_batches):
                 with h5py.File(self.path(batch)) as content:
                     writer.write(content[NAMES][:].tolist(), content[PACKED if self.compact else DENSE][:])

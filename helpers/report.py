@@ -130,7 +130,7 @@ def make_page(recordings: Sequence[tuple[dict[str, str], str]], model: str) -> s
 
 def _as_script(value: Any) -> str:
     """JSON that can stand inside a script element, whatever names it holds: no `<`, `>` or `&`."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from atomic import naming
 from errors import UserError
 from helpers.audio_reader import read_blocks
+from helpers.cells import safe_cells
 from helpers.classes import ClassName
 from helpers.clips import cut_clips
 from helpers.detection import Detection, ScoreSink
@@ -224,4 +225,6 @@ class Summary:
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
-            writer.writerows(row for row in self.rows.values() if row)  # an interrupted run has not got to all
+            writer.writerows(
+                safe_cells(row) for row in self.rows.values() if row
+            )  # an interrupted run has not got to all

@@ -25,6 +25,7 @@ import torch
 import config
 import locks
 from atomic import replacing
+from helpers.json_text import json_text
 
 log = logging.getLogger("efficientsed")
 
@@ -223,7 +224,7 @@ def write_checkpoint(path: Path, data: bytes | memoryview) -> None:
 def write_metrics(folder: Path, figures: Mapping[str, Any]) -> None:
     """Write the final figures of a run as JSON."""
     content = {**figures, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    write_text(folder / METRICS_FILE, json.dumps(content, indent=2) + "\n")
+    write_text(folder / METRICS_FILE, json_text(content, indent=2) + "\n")
 
 
 class _RunLog(logging.FileHandler):
@@ -351,6 +352,8 @@ def remove(checkpoint: Path) -> None:
 
 def read_history(path: Path, epoch: int) -> list[dict[str, float]]:
     """The rows of `metrics.csv` before an epoch; none if the file is missing or damaged."""
+    if epoch == 0 and not path.exists():
+        return []  # interrupted in its first epoch, or the validation after it: there were none yet
     try:
         with path.open(encoding="utf-8", newline="") as file:
             read = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from atomic import check_writable, replacing
-from errors import UserError, describe, exit_on_user_error, one_line, reading
+from atomic import check_writable, replacing, unfinished
+from errors import UserError, describe, exit_on_user_error, one_line, printable, reading
 
 ROOT = Path(__file__).parents[1]
 
@@ -134,3 +134,42 @@ def test_reading_words_what_goes_wrong(tmp_path, content, words):
         path.write_bytes(content)
     with pytest.raises(UserError, match=rf"cannot read the list {path}: .*{words}"), reading(path, "the list"):
         path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Türglocke, ding-dong 🐕", "Türglocke, ding-dong 🐕"),
+        ("a\x1b[31mred\x1b]0;title\x07", "a\\x1b[31mred\\x1b]0;title\\x07"),
+        ("two\nlines\r\u2028", "two\\nlines\\r\\u2028"),
+        ("c1 \x9b2J", "c1 \\x9b2J"),
+        ("gpj.\u202egnos", "gpj.\\u202egnos"),
+        ("half \udc80", "half \\udc80"),
+        ("می‌خواهم", "می‌خواهم"),  # a joiner is part of the word
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown(text, shown):
+    assert printable(text) == shown and printable(shown) == shown
+    assert printable("a\tb", keep="\t") == "a\tb"
+
+
+def test_an_error_shows_what_a_terminal_would_obey(capsys):
+    with pytest.raises(SystemExit):
+        raising(UserError("unknown class 'a\x1b[2Jb'"))()
+    assert capsys.readouterr().err == "error: unknown class 'a\\x1b[2Jb'\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such question")
+def test_what_a_killed_process_has_left_is_removed_by_the_next_run(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    running = os.getppid()
+    left = [f".a.txt.{dead.pid}.part", f".a.part{dead.pid}.tsv"]
+    kept = [f".a.txt.{running}.part", f".b.txt.{dead.pid}.part", f"a.txt.{dead.pid}.part", ".a.txt.x1.part"]
+    for name in [*left, *kept]:
+        (tmp_path / name).write_text("half")
+    with replacing(tmp_path / "a.txt") as part:
+        part.write_text("whole")
+    with unfinished(tmp_path / f".a.part{os.getpid()}.tsv"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "a.txt"])

@@ -46,7 +46,8 @@ def test_all_classes_with_events_are_listed_on_request(data_copy, capsys):
     with table.open("a") as file:
         file.writelines(f"{clip}\t0\t1\t{mids[name]}\n" for name in names)
     short, long = run(data_copy, capsys)[1].out, run(data_copy, capsys, "--classes")[1].out
-    rows = [re.findall(r"^ +[\d,]+  (.+)$", text.partition("eval: ")[0], re.MULTILINE) for text in (short, long)]
+    of_train = [re.split(r"\n(?:train|eval): [\d,]+ clips\n", text)[1] for text in (short, long)]
+    rows = [re.findall(r"^ {4} *[\d,]+  (.+)$", text, re.MULTILINE) for text in of_train]
     with_events = pd.read_csv(table, sep="\t").label.nunique()
     assert len(rows[0]) == 10 and len(rows[1]) == with_events >= 40 and set(names) <= set(rows[1])
     assert not re.search(r"^ +0  ", long, re.MULTILINE)

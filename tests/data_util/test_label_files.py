@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from data_util.label_files import read_strong_tsv
+from data_util.label_files import read_segments, read_strong_tsv
 from data_util.labels import load_vocabulary
 from errors import UserError
 
@@ -122,3 +122,22 @@ def test_other_files_are_refused(tmp_path, content):
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.tsv"):
         read_strong_tsv(tmp_path / "nowhere.tsv", load_vocabulary("strong"))
+
+
+def test_the_classes_of_each_clip_are_those_of_its_rows(tmp_path, capsys, monkeypatch):
+    vocabulary = load_vocabulary("strong")
+    rng = np.random.default_rng(0)
+    rows = [(f"clip{rng.integers(40):07d}_30000", vocabulary.mids[rng.integers(12)]) for _ in range(400)]
+    table = tmp_path / "strong.tsv"
+    lines = [f"{segment}\t0\t1\t{mid}\n" for segment, mid in rows]
+    table.write_text("segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n" + "".join(lines))
+    labels = read_segments(table, vocabulary)
+    assert labels.clip_ids == sorted({f"Y{segment[:-6]}" for segment, _ in rows})
+    for clip, mids in zip(labels.clip_ids, labels.mids, strict=True):
+        expected = {mid for segment, mid in rows if f"Y{segment[:-6]}" == clip}
+        assert set(mids) == expected and len(mids) == len(expected)
+        assert list(mids) == sorted(mids, key=vocabulary.mids.index)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("data_util.label_files.LARGE_TABLE", 1000)
+    read_segments(table, vocabulary)
+    assert f"reading {table} (" in capsys.readouterr().err

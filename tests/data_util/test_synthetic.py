@@ -44,7 +44,8 @@ def test_layout_is_that_of_packed_audioset(small):
         assert h5py.check_vlen_dtype(file["mp3"].dtype) == np.uint8
         assert file["target"].dtype == np.uint8 and file["target"].shape == (3, 66)
     assert [len(Mp3File(small / name)) for name in FILES[:3]] == [1, 3, 2]
-    audio, rate = decode_channels(Mp3File(small / FILES[0]).mp3(0))
+    decoded = decode_channels(Mp3File(small / FILES[0]).mp3(0))
+    audio, rate = decoded.audio, decoded.sample_rate
     assert rate == 32_000 and audio.shape == (320_000, 1) and np.abs(audio).max() <= 1.05
     with (small / FILES[3]).open() as table:
         assert next(table).split() == ["segment_id", "start_time_seconds", "end_time_seconds", "label"]
@@ -149,7 +150,7 @@ def test_events_are_audible_where_the_labels_say(small):
     reader = Mp3File(small / FILES[1])
     for row, clip in enumerate(reader.clip_ids):
         events = table[table.segment_id.str[:-6] == clip[1:]]
-        audio = decode_channels(reader.mp3(row))[0][:, 0]
+        audio = decode_channels(reader.mp3(row)).audio[:, 0]
         active = np.zeros(len(audio), bool)
         for event in events.itertuples():
             active[round(event.start_time_seconds * RATE) : round(event.end_time_seconds * RATE)] = True

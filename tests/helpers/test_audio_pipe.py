@@ -81,3 +81,13 @@ def test_bad_layouts(text):
 def test_bad_pipes(data, message):
     with pytest.raises(UserError, match=message):
         open_pipe(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(1, 1), (999, 1), (2**31, 1), (0, 1), (16_000, 0), (16_000, 60_000)])
+def test_absurd_rates_and_channels_in_a_header_are_refused_at_once(rate, channels):
+    data = bytearray(wav_bytes("PCM_16"))
+    data[22:28] = channels.to_bytes(2, "little") + rate.to_bytes(4, "little")
+    with pytest.raises(
+        UserError, match=rf"{channels} channels at {rate} Hz: expected 1 to 256 channels at 1000 to 1000000"
+    ):
+        open_pipe(io.BytesIO(bytes(data)))

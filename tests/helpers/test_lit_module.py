@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import config
 from config_clipwise import DownstreamOptions
 from config_downstream import DcaseOptions
 from config_finetune import FinetuneOptions
-from helpers.lit_module import SEDModule, TrainingDivergedError, step_generator
+from helpers.lit_module import NEVER, SEDModule, TrainingDivergedError, step_generator
 from models import create_model
 
 PLAIN = {
@@ -155,8 +156,28 @@ def test_weak_learning_rate_follows_the_epochs(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_names_the_step(tmp_path: Path) -> None:
     module = SEDModule(create_model("fmn04"), config.StrongOptions(**PLAIN))
-    with pytest.raises(TrainingDivergedError, match="optimiser step 0"):
+    with pytest.raises(TrainingDivergedError, match="optimiser step 0") as damaged:
         run_one_step(module, Clips(bad=True), tmp_path)
+    assert "the audio of this step reaches nan" in str(damaged.value) and "max_lr" not in str(damaged.value)
+
+
+def test_the_cause_of_a_loss_that_is_no_number_is_named() -> None:
+    module = SEDModule(create_model("fmn04"), config.StrongOptions(**PLAIN))
+    module._trainer = types.SimpleNamespace(  # type: ignore[assignment]
+        state=types.SimpleNamespace(fn="fit"), sanity_checking=False, global_step=7, current_epoch=2, model=module
+    )
+    nan, audio = torch.tensor(float("nan")), torch.ones(2, 100)
+    module.watch(torch.tensor(1.0), 1e30 * audio)
+    with pytest.raises(TrainingDivergedError, match=r"step 7 \(epoch 2\): the audio of this step reaches 1.0e\+30"):
+        module.watch(nan, 1e30 * audio)
+    module._diverged_at = torch.tensor(NEVER)
+    with pytest.raises(TrainingDivergedError, match=r"the learning rate is probably too high \(--max_lr "):
+        module.watch(nan, audio)
+    module._diverged_at = torch.tensor(NEVER)
+    module.on_validation_model_eval()
+    next(module.parameters()).data[0] = float("inf")  # what an update has spoilt, no loss has shown
+    with pytest.raises(TrainingDivergedError, match=r"weights are not finite numbers after optimiser step 7 .*max_lr"):
+        module.on_validation_model_eval()
 
 
 def test_step_generator_depends_on_the_position_alone() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -141,3 +143,31 @@ def test_bad_annotations(tmp_path, text, message):
         read_true_events(tmp_path / "t.tsv", {"a.wav": "a.wav"})
     with pytest.raises(UserError, match=r"cannot read the true events .*no such file"):
         read_true_events(tmp_path / "none.tsv", {"a.wav": "a.wav"})
+
+
+def test_a_run_killed_between_rename_and_ledger_is_no_foreign_file(tmp_path, monkeypatch):
+    """Whatever a kill -9 interrupts, the next run may replace what this program wrote, and nothing else."""
+    OutputFolder(tmp_path).write_text("a.tsv", "one")
+
+    def killed(*_):
+        raise SystemExit
+
+    for moment in ("helpers.outputs.os.replace", "helpers.outputs.OutputFolder._note"):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(moment, killed)
+            OutputFolder(tmp_path).write_text("a.tsv", "two")
+        assert (tmp_path / "a.tsv").read_text() == "one"
+        OutputFolder(tmp_path).check("a.tsv")
+    OutputFolder(tmp_path).write_text("a.tsv", "two")
+    OutputFolder(tmp_path).write_text("a.tsv", "three")
+    (tmp_path / "a.tsv").write_text("my own")
+    with pytest.raises(UserError, match="was not written by this program"):
+        OutputFolder(tmp_path).check("a.tsv")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="other systems have no such names")
+def test_a_pipe_in_the_place_of_an_output_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tsv")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="not a regular file"):
+            OutputFolder(tmp_path, overwrite=overwrite).write_text("a.tsv", "text")

@@ -171,7 +171,7 @@ def rewrite(name, old, new):
     [
         (lambda files: (files / "scores" / "clip-3.tsv").unlink(), (), "1 clips of the ground truth, such as clip-3"),
         (rewrite("durations.tsv", "clip-1.wav", "other.wav"), (), "no duration of clip clip-1"),
-        (rewrite("durations.tsv", "10.0", "ten"), (), "'ten' is not a number of seconds"),
+        (rewrite("durations.tsv", "10.0", "ten"), (), "'ten' is not a time in seconds"),
         (rewrite("truth.tsv", "offset", "end"), (), "expected filename, onset, offset, event_label"),
         (rewrite("scores/clip-4.tsv", "0.04", "0.05"), (), "every frame must begin where the one before ends"),
         (rewrite("scores/clip-5.tsv", "Dog", "Wolf"), (), "expected frames with the columns of"),

@@ -168,3 +168,10 @@ def test_curves_have_no_empty_axes(n: int, tmp_path: Path, monkeypatch: pytest.M
 def test_a_run_without_figures_gets_no_picture(tmp_path: Path) -> None:
     run_folder.draw_curves([{"epoch": 0.0, "val/loss": float("inf")}], tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
+
+
+def test_a_run_that_has_no_figures_yet_has_lost_none(tmp_path, caplog):
+    """Interrupted in its first epoch, or the validation after it."""
+    assert run_folder.read_history(tmp_path / "metrics.csv", 0) == [] and not caplog.messages
+    assert run_folder.read_history(tmp_path / "metrics.csv", 3) == []
+    assert "the figures so far are lost" in caplog.text

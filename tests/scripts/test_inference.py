@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -481,6 +482,45 @@ def test_options_that_a_stream_has_no_use_for(audio_file, capsys, options, messa
     with pytest.raises(SystemExit) as stop:
         inference.main([f"--stream={audio_file}", *options])
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 100, 639, 641])
+def test_streams_of_less_than_a_frame(tone_model, tmp_path, monkeypatch, capsys, n_samples):
+    soundfile.write(tmp_path / "short.wav", np.zeros(n_samples), 16_000)
+    monkeypatch.setattr(sys, "stdin", Pipe((tmp_path / "short.wav").read_bytes()))
+    if n_samples:
+        assert inference.main(["--stream=-", "--detection_thresholds=0.5"]) == 0
+        assert capsys.readouterr().out == ""
+        return
+    with pytest.raises(SystemExit) as stop:
+        inference.main(["--stream=-"])
+    assert stop.value.code == 2 and "'stdin' holds no samples" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="other systems have no such names")
+@pytest.mark.parametrize("option", ["--audio_file", "--stream"])
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path, capsys, option):
+    os.mkfifo(tmp_path / "live.wav")
+    with pytest.raises(SystemExit) as stop:
+        inference.main([f"{option}={tmp_path / 'live.wav'}"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "it is a pipe or device, not a file" in error and error.count("\n") == 1
+
+
+def test_labels_and_names_that_a_terminal_would_obey(tmp_path, monkeypatch, capsys):
+    model = ToneModel()
+    model.labels = ("\x1b[31mSine\nwave", "=Beep", *model.labels[2:])
+    monkeypatch.setattr("helpers.backends.load_torch_model", lambda *_, **__: model)
+    audio = tmp_path / "a\x1b[2J.wav"
+    soundfile.write(audio, tones(5, [(1, 2, "Sine wave"), (3, 4, "Beep, bleep")]), 16_000)
+    command = [f"--out={tmp_path / 'out'}", "--detection_thresholds=0.5", "--format", "csv", "tsv"]
+    for source in (audio, tmp_path):
+        assert inference.main([f"--audio_file={source}", *command]) == 0
+        said = capsys.readouterr()
+        assert "\x1b" not in said.out + said.err and "\\x1b[31mSine" in said.out
+    with open(tmp_path / "out" / "a\x1b[2J.csv", newline="") as file:
+        assert [row["label"] for row in csv.DictReader(file)] == ["\\x1b[31mSine\\nwave", "'=Beep"]
+    assert all("\x1b" not in path.read_text() for path in (tmp_path / "out").glob("*.?sv"))
 
 
 def test_a_reader_that_stops_early_is_no_error(audio_file, tmp_path):

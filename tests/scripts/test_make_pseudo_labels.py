@@ -312,3 +312,19 @@ def test_a_teacher_of_whole_clips_is_refused_before_any_work(
         with pytest.raises(UserError, match=r"it scores whole clips and has no trained head for frames"):
             make_pseudo_labels.load_teacher(str(teacher))
     assert make_pseudo_labels.load_teacher(str(teachers[0])).model_name == "fmn04"
+
+
+def test_a_finished_file_of_the_same_request_is_nothing_to_do(
+    tiny_dir: Path, teachers: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    out = tmp_path / "labels.hdf"
+    make_pseudo_labels.main(command(tiny_dir, teachers[:1], out, "--split=eval"))
+    before = (out.stat().st_mtime_ns, contents(out)[1].tobytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(Ensemble, "predict_step", lambda *_: pytest.fail("nothing is computed"))
+        make_pseudo_labels.main(command(tiny_dir, teachers[:1], out, "--split=eval"))
+    assert (out.stat().st_mtime_ns, contents(out)[1].tobytes()) == before
+    for other in (command(tiny_dir, teachers[1:], out, "--split=eval"), command(tiny_dir, teachers[:1], out)):
+        with pytest.raises(SystemExit) as stop:
+            make_pseudo_labels.main(other)
+        assert stop.value.code == 2 and "the file exists, from another request" in capsys.readouterr().err
