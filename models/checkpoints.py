@@ -31,6 +31,7 @@ PARTS = ("seq_model", "strong_head", "weak_head")  # of a detector, above the ba
 HEADS = ("strong_head", "weak_head")
 _OWN_KEYS = r"(?=model\.|seq_model\.|strong_head\.|weak_head\.)"
 _BLOCK = 1 << 20  # bytes
+_MOST_CLASSES, _MOST_FEATURES = 100_000, 65_536  # far beyond any real model, and still built in no time
 
 
 @dataclass
@@ -83,6 +84,8 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]
             f"checkpoint file '{path}' is an exported TorchScript program, which torch.jit.load runs: name the weights "
             "that it was made from, or an export for ONNX Runtime or OpenVINO (.onnx, .xml)"
         )
+    if _is_compressed(path):
+        raise UserError(f"checkpoint file '{path}' is compressed, which torch.save never does: unpack it, save it anew")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -101,7 +104,57 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]
     state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not state:
         raise UserError(f"checkpoint file '{path}' holds no tensors with names")
+    size = path.stat().st_size
+    problems = [f"weight {key!r:.80} is {found}" for key, value in state.items() if (found := _odd_weight(value, size))]
+    problems += _odd_metadata(metadata) if metadata else []
+    if problems:
+        raise UserError(f"checkpoint file '{path}' is damaged or none of this project's: {problems[0]}")
     return state, metadata
+
+
+def _odd_weight(value: Tensor, file_size: int) -> str | None:
+    """Why a tensor of a file cannot be a weight: a few bytes can claim to be as many numbers as they like."""
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        return "sparse, quantised or nested; store it dense"
+    if value.device.type != "cpu":
+        return f"on the device {value.device}, without values"
+    if value.numel() * value.element_size() > file_size:
+        return f"of shape {tuple(value.shape)}, larger than its file"
+    return None
+
+
+def _odd_metadata(metadata: dict[str, Any]) -> list[str]:
+    """What is wrong with the entry from which a model is built."""
+    problems = []
+    for name, may_be_none in (("model_name", False), ("seq_model_type", True)):
+        if not isinstance(metadata[name], str) and not (may_be_none and metadata[name] is None):
+            problems.append(f"{name} is {metadata[name]!r:.80}, expected text")
+    for name, most in (("seq_model_dim", _MOST_FEATURES), ("n_classes_weak", _MOST_CLASSES)):
+        value = metadata[name]
+        if type(value) is not int or not 1 <= value <= most:
+            problems.append(f"{name} is {value!r:.80}, expected a whole number from 1 to {most}")
+    labels = metadata["labels"]
+    if not isinstance(labels, (list, tuple)) or not 1 <= len(labels) <= _MOST_CLASSES:
+        return [*problems, f"labels is {labels!r:.80}, expected a list of 1 to {_MOST_CLASSES} names"]
+    problems += [f"label {label!r:.80} is not text that can be written" for label in labels if not _is_name(label)]
+    untrained = metadata.get("untrained", ())
+    if not isinstance(untrained, (list, tuple)) or not all(isinstance(part, str) for part in untrained):
+        problems.append(f"untrained is {untrained!r:.80}, expected a list of names")
+    return problems
+
+
+def _is_name(label: object) -> bool:
+    """Whether a label is text that files and terminals take: no NUL, no half of a surrogate pair."""
+    return isinstance(label, str) and "\0" not in label and not any("\ud800" <= c <= "\udfff" for c in label)
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether a zip file holds packed entries, which may become any number of bytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
 
 
 def _is_program(path: Path) -> bool:

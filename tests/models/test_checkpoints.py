@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -255,6 +256,51 @@ def test_a_folder_that_takes_no_file_is_named(card: Card, tmp_path: Path) -> Non
 
 
 TENSOR = {"model.x": torch.zeros(1)}
+ABOUT = {"model_name": "fmn04", "seq_model_type": None, "seq_model_dim": 32, "labels": ["a", "b"], "n_classes_weak": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"x": torch.zeros(1).expand(2**40)}, "weight 'x' is of shape (1099511627776,), larger than its file"),
+        ({"x": torch.zeros(5).to_sparse()}, "weight 'x' is sparse"),
+        ({"x": torch.quantize_per_tensor(torch.zeros(5), 1.0, 0, torch.qint8)}, "weight 'x' is sparse, quantised"),
+        ({"x": torch.zeros(5, device="meta")}, "weight 'x' is on the device meta"),
+        ({"labels": ["a", 5]}, "label 5 is not text"),
+        ({"labels": [None]}, "label None is not text"),
+        ({"labels": ["a\ud800"]}, "label 'a\\ud800' is not text"),
+        ({"labels": ["a\0b"]}, "label 'a\\x00b' is not text"),
+        ({"labels": "ab"}, "labels is 'ab', expected a list of 1"),
+        ({"labels": []}, "labels is [], expected a list of 1"),
+        ({"n_classes_weak": 2**40}, "n_classes_weak is 1099511627776, expected a whole number from 1"),
+        ({"seq_model_dim": -1}, "seq_model_dim is -1"),
+        ({"seq_model_dim": 1.5}, "seq_model_dim is 1.5"),
+        ({"model_name": 7}, "model_name is 7, expected text"),
+        ({"seq_model_type": ["gru"]}, "seq_model_type is ['gru'], expected text"),
+        ({"untrained": 5}, "untrained is 5, expected a list"),
+    ],
+)
+def test_what_a_stranger_may_have_put_into_a_file_is_one_line(
+    content: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    weights = {"state_dict": content} if "x" in content else {"state_dict": TENSOR}
+    about = {**ABOUT, **({} if "x" in content else content)}
+    torch.save({**weights, checkpoints.METADATA_KEY: about}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError) as refused:
+        checkpoints.read_checkpoint(tmp_path / "x.ckpt")
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+    torch.save({"state_dict": TENSOR, checkpoints.METADATA_KEY: ABOUT}, tmp_path / "x.ckpt")
+    assert checkpoints.read_checkpoint(tmp_path / "x.ckpt")[1] == ABOUT
+
+
+def test_a_packed_file_is_not_unpacked(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(1000)}, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as stored, zipfile.ZipFile(tmp_path / "y.pt", "w") as packed:
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name), zipfile.ZIP_DEFLATED)
+    assert checkpoints.read_checkpoint(tmp_path / "x.pt")[0]["x"].shape == (1000,)
+    with pytest.raises(UserError, match=r"y\.pt' is compressed"):
+        checkpoints.read_checkpoint(tmp_path / "y.pt")
 
 
 @pytest.mark.parametrize(
