@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from atomic import naming, unfinished
 from data_util.clip_names import ClipNames, fullest_names
 from errors import UserError, reading
 from helpers.events import Event, EventTable
+from helpers.ledger import append_to_ledger, read_ledger
 
 _LEDGER = ".efficientsed.jsonl"
 
@@ -65,8 +65,7 @@ class OutputFolder:
             digest = checksum(part)
             os.replace(part, path)
         self._ledger()[name] = digest
-        with (self.path / _LEDGER).open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps({"name": name, "sha256": digest}) + "\n")
+        append_to_ledger(self.path / _LEDGER, {"name": name, "sha256": digest})
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file, UTF-8 with line feeds."""
@@ -78,14 +77,8 @@ class OutputFolder:
 
     def _ledger(self) -> dict[str, str]:
         if self._written is None:
-            self._written = {}
-            ledger = self.path / _LEDGER
-            for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else ():
-                try:
-                    entry = json.loads(line)
-                    self._written[entry["name"]] = entry["sha256"]
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line that a killed run left half written
+            entries = [(entry.get("name"), entry.get("sha256")) for entry in read_ledger(self.path / _LEDGER)]
+            self._written = {n: digest for n, digest in entries if isinstance(n, str) and isinstance(digest, str)}
         return self._written
 
 
