@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from helpers.ledger import append_to_ledger, read_ledger
 
 _NAME = ".efficientsed-done.jsonl"
 
@@ -16,6 +17,10 @@ class _Entry:
     settings: str
     row: list[str]
     files: dict[str, list[int]]  # by path from the folder: bytes, and nanoseconds of the last change
+
+    def is_sound(self) -> bool:
+        """Whether the values of a line are what `Journal.add` writes."""
+        return isinstance(self.files, dict) and isinstance(self.row, list) and bool(self.row)
 
 
 class Journal:
@@ -33,21 +38,18 @@ class Journal:
         """Note that the audio of that stem is done: its row in the table of the run, and its files."""
         stamps = {os.path.relpath(file, self._folder): _stamp(file) for file in files}
         entry = _Entry(self._settings, list(row), stamps)
-        with self._file.open("a", encoding="utf-8") as file:
-            # The line before may be one that a killed run left half written.
-            file.write("\n" + json.dumps({"stem": stem, **asdict(entry)}) + "\n")
+        append_to_ledger(self._file, {"stem": stem, **asdict(entry)})
 
     def done(self) -> dict[str, list[str]]:
         """The rows, by stem, of audios that were finished under these settings and whose files are as they were."""
         entries: dict[str, _Entry] = {}
-        for line in self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else ():
+        for values in read_ledger(self._file):
             try:
-                values = json.loads(line)
                 stem = values.pop("stem")
                 entry = _Entry(**values)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # an empty line, or one half written
-            if entry.settings == self._settings:
+            except (KeyError, TypeError):
+                continue
+            if entry.settings == self._settings and isinstance(stem, str) and entry.is_sound():
                 entries[stem] = entry
         return {
             stem: entry.row

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from data_util.clip_names import ClipNames, fullest_names
 from data_util.times import WHAT, parse_seconds
 from errors import UserError, printable, reading
 from helpers.events import Event, EventTable, rounded_down
+from helpers.ledger import append_to_ledger, read_ledger
 
 _LEDGER = ".efficientsed.jsonl"
 
@@ -73,9 +73,7 @@ class OutputFolder:
 
     def _note(self, name: str, digest: str) -> None:
         self._ledger().setdefault(name, set()).add(digest)
-        with (self.path / _LEDGER).open("a", encoding="utf-8") as ledger:
-            # The line before may be one that a killed run left half written.
-            ledger.write("\n" + json.dumps({"name": name, "sha256": digest}) + "\n")
+        append_to_ledger(self.path / _LEDGER, {"name": name, "sha256": digest})
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file, UTF-8 with line feeds."""
@@ -88,13 +86,10 @@ class OutputFolder:
     def _ledger(self) -> dict[str, set[str]]:
         if self._written is None:
             self._written = {}
-            ledger = self.path / _LEDGER
-            for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else ():
-                try:
-                    entry = json.loads(line)
-                    self._written.setdefault(entry["name"], set()).add(entry["sha256"])
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line that a killed run left half written
+            for entry in read_ledger(self.path / _LEDGER):
+                name, digest = entry.get("name"), entry.get("sha256")
+                if isinstance(name, str) and isinstance(digest, str):
+                    self._written.setdefault(name, set()).add(digest)
         return self._written
 
 

@@ -107,6 +107,22 @@ class ScoreFolder:
         return ScoredClips([clip_id], scores[None], np.append(onsets, offsets[-1]))
 
 
+def _is_numbers(entry: Any, n_axes: int) -> bool:
+    """Whether an entry of an HDF5 file is an array of numbers, with its values in that file."""
+    here = hasattr(entry, "dtype") and not (entry.external or entry.is_virtual)
+    return here and entry.dtype.kind in "fiu" and entry.ndim == n_axes
+
+
+def _is_text(entry: Any) -> bool:
+    import h5py
+
+    return (
+        hasattr(entry, "dtype")
+        and entry.ndim == 1
+        and (entry.dtype.kind == "S" or h5py.check_string_dtype(entry.dtype))
+    )
+
+
 class ScoreHDF5:
     """A compact HDF5 file of scores, or one of pseudo labels."""
 
@@ -117,8 +133,13 @@ class ScoreHDF5:
         try:
             with h5py.File(path) as file:
                 key = next((name for name in ("scores", "strong_logits") if name in file), None)
-                if key is None or "filenames" not in file or file[key].ndim != 3:
+                if key is None or "filenames" not in file or not _is_numbers(file[key], 3):
                     raise UserError(f"{path}: expected `filenames` [N] and `scores` [N, C, T]; found {sorted(file)}")
+                for name in ("filenames", "labels"):
+                    if name in file and not _is_text(file[name]):
+                        raise UserError(f"{path}: entry {name!r} must hold text [N]")
+                if "n_frames" in file and not _is_numbers(file["n_frames"], 1):
+                    raise UserError(f"{path}: entry 'n_frames' must hold whole numbers [N]")
                 self.key, (n, n_classes, self.n_frames) = key, file[key].shape
                 names = [name.decode("utf-8", "replace") for name in file["filenames"][:]]
                 self.lengths = file["n_frames"][:] if "n_frames" in file else np.full(n, self.n_frames)
