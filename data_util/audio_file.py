@@ -262,10 +262,12 @@ def measure(path: Path) -> Length:
 
 def require_file(path: Path) -> None:
     """Raise DecodeError for a named pipe, socket or device: opening it may wait for ever, and it cannot be rewound."""
-    with suppress(OSError, ValueError):  # what is missing is dealt with where it is opened
+    try:
         mode = path.stat().st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode):
-            raise DecodeError("it is a pipe or device, not a file: pipe its audio into standard input, named -")
+    except (OSError, ValueError):
+        return  # dealt with where it is opened
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode):
+        raise DecodeError("it is a pipe or device, not a file: pipe its audio into standard input, named -")
 
 
 def _open_bytes(source: Source) -> BinaryIO:

@@ -240,7 +240,7 @@ def _count_as_a_whole(model: nn.Module, counter: CostCounter) -> None:
             # its loop over the frames would take seconds to trace
             module.forward = functools.partial(_recurrent_stand_in, counter, module)  # type: ignore
         elif type(module) in _CELL_GATES:
-            _count_by(module, counter, functools.partial(_cell_macs, module))
+            _count_by(module, counter, functools.partial(_cell_macs, module))  # type: ignore[arg-type]
         elif callable(getattr(module, "macs", None)):
             _count_by(module, counter, module.macs)  # type: ignore[arg-type]
 
