@@ -230,7 +230,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 class RetryCheckpoints(pl.Callback):
     """Write checkpoints that could not be written, at each validation and at the end."""
 
-    def _retry(self, trainer: pl.Trainer, *_: Any) -> None:
+    def _retry(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if (checkpoints := writer_of(trainer)) is not None:
             checkpoints.retry()
 

@@ -265,4 +265,4 @@ def test_without_durations_all_clips_last_10_seconds(files, capsys):
         truth.write("clip-1.wav\t9\t12\tDog\n")
     with pytest.raises(SystemExit):
         main([*command, "--partial"])
-    assert "clip clip-1 has an event that ends at 12 s" in capsys.readouterr().err
+    assert "clip clip-1.wav has an event that ends at 12 s" in capsys.readouterr().err
