@@ -116,6 +116,24 @@ def interruption(stop: BaseException) -> KeyboardInterrupt | None:
 
 
 @contextmanager
+def deferred() -> Iterator[None]:
+    """Obey signals that come in this block at its end: an exception in C code's call back into Python would be lost."""
+    if _main.pid != os.getpid() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, came = _main.on_first, threading.Event()
+    _main.on_first = came.set
+    try:
+        yield
+    finally:
+        _main.on_first = before
+        if came.is_set():
+            if before is None:
+                raise KeyboardInterrupt
+            before()
+
+
+@contextmanager
 def telling(how: Callable[[], str]) -> Iterator[None]:
     """Let an interruption of this block tell how to resume.
 

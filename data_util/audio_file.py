@@ -26,6 +26,7 @@ from data_util.byte_view import Part, PartView
 from data_util.containers import WHOLE, Layout, examine
 from data_util.mp3_frames import Mp3Segment, looks_like_mp3, scan
 from data_util.pyav_audio import INSTALL, AvFile, pyav
+from signals import deferred
 
 BLOCK_SECONDS = 30.0
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz; others are damaged headers
@@ -303,8 +304,16 @@ def _in_blocks(pieces: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
 class _Sequential(soundfile.SoundFile):
     """A file that is read in a row: without the seek to where it is anyway, which fails at ends of unknown place."""
 
+    def __init__(self, file: str | BinaryIO) -> None:
+        with deferred():
+            super().__init__(file)
+
     def seekable(self) -> bool:
         return False
+
+    def read(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        with deferred():
+            return super().read(*args, **kwargs)
 
 
 class _Sndfile:

@@ -9,6 +9,7 @@ import numpy as np
 import soundfile
 
 from atomic import LibraryFile
+from signals import deferred
 
 
 def write_audio(
@@ -28,6 +29,7 @@ def write_audio(
     """
     with closing(LibraryFile(path)) as file:
         try:
-            soundfile.write(file, samples, rate, format=form or path.suffix[1:].upper(), subtype=subtype)
+            with deferred():
+                soundfile.write(file, samples, rate, format=form or path.suffix[1:].upper(), subtype=subtype)
         finally:
             file.check()

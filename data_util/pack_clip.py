@@ -13,6 +13,7 @@ import soundfile
 from data_util.audio import CLIP_SECONDS, DecodeError, decode_channels, resample
 from data_util.channels import ChannelMixer
 from data_util.mp3_frames import scan
+from signals import deferred
 
 PACKED_RATE = 32_000  # Hz
 _LENGTH_TOLERANCE = 0.3  # s: MP3 frames and encoder padding make a clip a little longer
@@ -41,7 +42,8 @@ CRASHED = PackedClip(b"", "", [("unreadable", "the process that read it died: no
 def encode_mp3(audio: np.ndarray, rate: int = PACKED_RATE) -> bytes:
     """Encode [N] or [N, channels] float32 as MP3 (libsndfile, variable bit rate)."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, audio, rate, format="MP3", subtype="MPEG_LAYER_III")
+    with deferred():
+        soundfile.write(buffer, audio, rate, format="MP3", subtype="MPEG_LAYER_III")
     return buffer.getvalue()
 
 

@@ -150,7 +150,7 @@ def _draw_lanes(  # type: ignore[no-untyped-def]
     row = {label: i for i, label in enumerate(lanes)}
     both = true_events is not None
     top, height = (0.02, 0.4) if both else (-0.34, 0.68)
-    shades = DETECTED_SHADES[min(len(tables), 3)]
+    shades = DETECTED_SHADES[min(max(len(tables), 1), 3)]
     for i, (legend, table) in enumerate(tables):
         shade = shades[min(i, 2)]
         for label in lanes:

@@ -133,9 +133,8 @@ def compressed(path: Path, form: str) -> None:
 def picture(path: Path) -> None:
     from helpers.plots import plot_events
 
-    OutputFolder(path.parent).write(
-        path.name, lambda part: plot_events(part, NOISE.random((64, 2000)).astype(np.float32), 20.0, [], None, "a")
-    )
+    decibels = (-80 * NOISE.random((128, 2000))).astype(np.float32)  # noise fills more than the limits
+    OutputFolder(path.parent).write(path.name, lambda part: plot_events(part, decibels, 20.0, [], None, "a"))
 
 
 def text(path: Path) -> None:

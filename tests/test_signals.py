@@ -182,3 +182,21 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path: Path, method: str) 
 def running(pid: int) -> bool:
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
     return state != "" and not state.startswith("Z")
+
+
+def test_a_deferred_signal_is_obeyed_at_the_end_of_the_block() -> None:
+    """Within the block it only counts; after it the interruption comes, or what a training asked for in its place."""
+    steps: list[str] = []
+    with pytest.raises(KeyboardInterrupt), signals.caught():
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            steps.append("end of the block")
+        steps.append("not reached")
+    with signals.caught(lambda: steps.append("asked")):
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            steps.append("end of the other block")
+        steps.append("reached")
+    assert steps == ["end of the block", "end of the other block", "asked", "reached"]

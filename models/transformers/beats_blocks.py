@@ -153,8 +153,15 @@ class BeatsEncoder(nn.Module):
 
     def positioned(self, x: Tensor) -> Tensor:
         """Input of the first layer: tokens plus what a wide convolution makes of their neighbourhood."""
-        around = self.pos_conv(x.transpose(1, 2))[..., :-1]  # the even kernel gives one output too many
+        around = self._around(x.transpose(1, 2))[..., :-1]  # the even kernel gives one output too many
         return self.layer_norm(x + F.gelu(around).transpose(1, 2))
+
+    def _around(self, x: Tensor) -> Tensor:
+        """The convolution; in float32 under a CPU's autocast: oneDNN's grouped one in bfloat16 is wrong with AMX."""
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return self.pos_conv(x)
+        with torch.autocast("cpu", enabled=False):
+            return self.pos_conv(x.float())
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(self.positioned(self.dropout(x)))

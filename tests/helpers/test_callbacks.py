@@ -159,7 +159,8 @@ class Ramp(pl.LightningModule):
 def test_averaged_weights_by_hand(tmp_path):
     """--ema=0.9: after each step the average moves a tenth of the way to the weight; the run ends with it."""
     options = config.parse(config.StrongOptions, ["--ema=0.9"])
-    (average,) = (c for c in run._callbacks(options, tmp_path, logs=False) if isinstance(c, EMAWeightAveraging))
+    used = run._callbacks(options, tmp_path, AtomicCheckpoints(), logs=False)
+    (average,) = (c for c in used if isinstance(c, EMAWeightAveraging))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     trainer = pl.Trainer(max_epochs=1, callbacks=[average], enable_model_summary=False, **quiet)
     model = Ramp()
