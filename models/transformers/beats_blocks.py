@@ -157,11 +157,14 @@ class BeatsEncoder(nn.Module):
         return self.layer_norm(x + F.gelu(around).transpose(1, 2))
 
     def _around(self, x: Tensor) -> Tensor:
-        """The convolution; in float32 under a CPU's autocast: oneDNN's grouped one in bfloat16 is wrong with AMX."""
-        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        """The convolution; on a CPU always in float32, because oneDNN's grouped one in bfloat16 is wrong with AMX."""
+        conv: nn.Conv1d = self.pos_conv[0]  # type: ignore[assignment]
+        if x.device.type != "cpu" or not (torch.is_autocast_enabled("cpu") or conv.weight.dtype == torch.bfloat16):
             return self.pos_conv(x)
         with torch.autocast("cpu", enabled=False):
-            return self.pos_conv(x.float())
+            bias = None if conv.bias is None else conv.bias.float()
+            around = F.conv1d(x.float(), conv.weight.float(), bias, padding=conv.padding, groups=conv.groups)
+        return around.to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(self.positioned(self.dropout(x)))
