@@ -51,7 +51,7 @@ WHOLE = Layout()
 
 
 def examine(file: BinaryIO, size: int) -> Layout:
-    """The layout of an audio file of `size` bytes; the file as it is where its format is none of those known here."""
+    """The layout of an audio file of `size` bytes; the file as it is where its format is unknown."""
     head = _at(file, 0, _HEAD)
     for known, look in _FORMATS:
         if known(head):

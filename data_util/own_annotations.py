@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from data_util.times import LATEST
 from errors import UserError
 
 # Names under which columns are known, in lower case; the first is ours.
@@ -40,7 +41,6 @@ SPLITS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "eval", "evaluation"),
 }
-LONGEST = 1e9  # seconds, 30 years: what is beyond is no time in a recording
 # What BirdNET writes where it found nothing, in columns of these names
 NOTHING, NOTHING_IN = "nocall", ("common name", "scientific name", "species code")
 
@@ -284,7 +284,7 @@ def checked_time(text: str, name: str, where: str, decimal_comma: bool = False) 
         time = float(text.replace(",", ".") if decimal_comma and "." not in text else text)
     except ValueError:
         time = math.nan
-    if not 0 <= time <= LONGEST:
+    if not 0 <= time <= LATEST:
         raise UserError(f"{where}: {name} {text!r} is not a time in seconds from 0 on")
     return time
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-LATEST = 1e9  # seconds, 31 years; what lies beyond is no time in a recording (a sample count, a date, a typo)
+LATEST = 1e9  # seconds, 31 years; a larger number is a sample count, a date or a typo
 WHAT = f"a time in seconds from 0 to {LATEST:,.0f}"
 
 
 def parse_seconds(text: object) -> float:
-    """A time from text or a number; ValueError for what is none, NaN, infinite, negative or beyond `LATEST`."""
+    """A time from text or a number; ValueError for text that is not a number, NaN, infinite, negative or beyond `LATEST`."""
     seconds = float(text)  # type: ignore[arg-type]
     if not 0.0 <= seconds <= LATEST:  # NaN fails, too
         raise ValueError(f"{text!r} is not {WHAT}")

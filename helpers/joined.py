@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atomic import replacing
+from helpers.cells import safe_cells
 from helpers.event_files import CSV_COLUMNS, Contents, records
 from helpers.inputs import COUNTS, EVENTS
 from helpers.outputs import OutputFolder
@@ -69,7 +70,7 @@ class JoinedEvents:
                 writer = csv.writer(file, lineterminator="\r\n")
                 writer.writerow(CSV_COLUMNS)
                 for entry in self._entries(known):
-                    writer.writerows(entry["events"])
+                    writer.writerows(safe_cells(row) for row in entry["events"])
                     labels = (row[_LABEL] for row in entry["events"] if row[_THRESHOLD] == threshold)
                     counts[entry["filename"], entry["channel"]] = Counter(labels)
 
@@ -127,6 +128,6 @@ def _write_counts(path: Path, counts: dict[tuple[str, str], Counter[str]]) -> No
     labels = sorted(total, key=lambda label: (-total[label], label))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\r\n")
-        writer.writerow(["filename", "channel", "events", *labels])
+        writer.writerow(safe_cells(["filename", "channel", "events", *labels]))
         for (name, channel), of in counts.items():
-            writer.writerow([name, channel, of.total(), *(of[label] for label in labels)])
+            writer.writerow(safe_cells([name, channel, of.total(), *(of[label] for label in labels)]))

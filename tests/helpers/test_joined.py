@@ -101,3 +101,10 @@ def test_nothing_is_written_through_a_link(contents: dict[str, Contents], tmp_pa
     with pytest.raises(OSError, match="symbolic link"):
         JoinedEvents(OutputFolder(tmp_path / "out"), "s").add("a", contents["a"])
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_names_are_never_formulas_of_a_spreadsheet(contents: dict[str, Contents], tmp_path: Path) -> None:
+    collect(tmp_path, {"a": Contents("=1+1.wav", contents["a"].detection, [])}, "a", stems="a")
+    for name in (EVENTS_FILE, COUNTS_FILE):
+        rows = table(tmp_path / name)
+        assert len(rows) > 1 and {row[0] for row in rows[1:]} == {"'=1+1.wav"}
