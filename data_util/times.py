@@ -7,7 +7,7 @@ WHAT = f"a time in seconds from 0 to {LATEST:,.0f}"
 
 
 def parse_seconds(text: object) -> float:
-    """A time from text or a number; ValueError for text that is not a number, NaN, infinite, negative or beyond `LATEST`."""
+    """A time from text or a number; ValueError unless it is a number from 0 to `LATEST`."""
     seconds = float(text)  # type: ignore[arg-type]
     if not 0.0 <= seconds <= LATEST:  # NaN fails, too
         raise ValueError(f"{text!r} is not {WHAT}")
