@@ -11,8 +11,9 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +105,6 @@ def serve(detector: Detector, options: PageOptions, *, wait: bool = True) -> Any
 
 def launch(page: Any, options: PageOptions, *, wait: bool = True) -> None:
     """Open the page's port, behind the guard against foreign requests."""
-    from starlette.middleware import Middleware
-
     page.launch(
         server_name=options.host,
         server_port=options.port,
@@ -116,8 +115,18 @@ def launch(page: Any, options: PageOptions, *, wait: bool = True) -> None:
         css=STYLE,
         max_file_size=f"{options.max_upload}mb",
         ssr_mode=False,  # a server of Node before this one would hide who asks
-        app_kwargs={"middleware": [Middleware(HostGuard, host=options.host, allowed=options.allowed_hosts)]},
+        app_kwargs={"lifespan": partial(_guarded, options)},
     )
+
+
+@contextlib.asynccontextmanager
+async def _guarded(options: PageOptions, app: Any) -> AsyncIterator[None]:
+    """Put the guard around all of gradio's application before its server takes the first request.
+
+    Given as middleware it would stand inside gradio's own, which answers CORS preflights without asking further.
+    """
+    app.middleware_stack = HostGuard(app.middleware_stack, options.host, options.allowed_hosts)
+    yield
 
 
 @contextlib.contextmanager

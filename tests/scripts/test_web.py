@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import http.client
 import json
 import os
 import re
@@ -135,6 +136,51 @@ def test_foreign_hosts_and_origins_are_refused(address):
         for path in ("", "config", "gradio_api/info"):
             status, body = ask(address, path, **headers)
             assert status == 403 and b"refused" in body and b"Detect" not in body, (headers, path)
+
+
+FOREIGN = (
+    {"Host": "evil.example"},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://localhost:1"},  # another server of this machine, which gradio itself would let in
+)
+
+
+def answer(address, method, path, headers):
+    """Status and headers of the answer to a request as bare as it gets; () where the connection just ends."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=20)
+    try:
+        connection.request(method, "/" + path, headers=headers)
+        got = connection.getresponse()
+        return got.status, dict(got.getheaders())
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_the_guard_is_asked_before_all_else(address, foreign):
+    """Preflights, too, and streams, files, websockets and pages that do not exist."""
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    own = {"Origin": address.rstrip("/")}
+    assert answer(address, "OPTIONS", "gradio_api/upload", {**preflight, **own})[0] == 200
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade["Sec-WebSocket-Key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
+    for method, path, more in (
+        ("OPTIONS", "", preflight),
+        ("OPTIONS", "gradio_api/upload", preflight),
+        ("OPTIONS", "gradio_api/call/run", preflight),
+        ("GET", "gradio_api/queue/data?session_hash=x", {}),
+        ("GET", "gradio_api/heartbeat/x", {}),
+        ("GET", "gradio_api/file=/etc/hostname", {}),
+        ("GET", "file=/etc/hostname", {}),
+        ("HEAD", "", {}),
+        ("POST", "gradio_api/upload", {}),
+        ("GET", "gradio_api/queue/join", upgrade),
+        ("GET", "none", {}),
+    ):
+        status, headers = answer(address, method, path, {**more, **foreign})
+        assert status == 403, (method, path)
+        assert not [name for name in headers if name.lower().startswith("access-control")], (method, path)
 
 
 def test_uploads_have_a_limit_and_leave_nothing_beyond_it(page, address, tmp_path):
