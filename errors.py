@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import errno
+import logging
 import os
 import sys
 import unicodedata
@@ -55,6 +57,8 @@ def exit_on_user_error() -> Iterator[None]:
     Example:
         ``@exit_on_user_error()`` above ``def main(argv=None) -> None``.
     """
+    if logging.lastResort is not None:  # what writes warnings where a script sets up no log
+        logging.lastResort.setFormatter(PrintableFormatter())
     with locks.scope(), signals.caught():
         try:
             yield
@@ -124,10 +128,34 @@ def printable(text: str, keep: str = "") -> str:
         return text
     return "".join(
         character.encode("unicode_escape", "surrogatepass").decode()
-        if unicodedata.category(character) in _OBEYED and character not in _JOINERS + keep
+        if is_obeyed(character) and character not in keep
         else character
         for character in text
     )
+
+
+def is_obeyed(character: str) -> bool:
+    """Whether a character is none to read, but one that a terminal or an editor obeys, or half of one."""
+    return unicodedata.category(character) in _OBEYED and character not in _JOINERS
+
+
+class PrintableFormatter(logging.Formatter):
+    """A line of a log in which names from strangers (labels, files) break no line and drive no terminal.
+
+    Of what is put into a sentence ("%s was not read") line breaks are escaped, too; a text that is the whole message
+    ("%s") keeps its lines: whoever lays out a table escapes the names in it.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        if record.msg != "%s" and isinstance(record.args, tuple):
+            record = copy.copy(record)
+            record.args = tuple(_shown(value) for value in record.args or ())
+        return printable(super().format(record), keep="\n")
+
+
+def _shown(value: object) -> object:
+    return printable(str(value)) if isinstance(value, (str, os.PathLike, BaseException)) else value
 
 
 def describe(error: OSError) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from config import ModelOptions, check_output, option, parse
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, printable
 from helpers.audio_reader import SAMPLE_RATE, read_blocks
 from helpers.outputs import OutputFolder
 
@@ -132,7 +132,7 @@ def _compare(model, file: Path, audio: np.ndarray) -> float:  # type: ignore[no-
 
     reference, worst = TorchBackend(model), 0.0
     size = file.stat().st_size + (file.with_suffix(".bin").stat().st_size if file.suffix == ".xml" else 0)
-    print(f"  {file} ({size / 1e6:.1f} MB)")
+    print(f"  {printable(str(file))} ({size / 1e6:.1f} MB)")
     for name, run in _runners(file).items():
         for n_clips, seconds in TRIALS:
             n = round(seconds * SAMPLE_RATE)

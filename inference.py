@@ -16,7 +16,7 @@ from pathlib import Path
 
 import locks
 from config import ModelOptions, as_dict, check_output, option, parse, refuse
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, printable
 from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
 from helpers.audio_reader import SAMPLE_RATE, count_channels, read_blocks, source_name
 from helpers.backends import BACKENDS, PRECISIONS
@@ -247,7 +247,7 @@ def _true_events(options: InferenceOptions, inputs: Sequence[AudioInput]) -> Tru
         return None
     found = read_true_events(options.true_events, {audio.name: audio.path for audio in inputs})
     if not found:
-        print(f"true events '{options.true_events}': none is of this audio", file=sys.stderr)
+        print(printable(f"true events '{options.true_events}': none is of this audio"), file=sys.stderr)
     return found
 
 

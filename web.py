@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from config import ModelOptions, option, parse
 from errors import UserError, exit_on_user_error
 from helpers.backends import BACKENDS, PRECISIONS
+from helpers.cells import html_text
 from helpers.detection import DetectionOptions, detection_options
 from helpers.detector import Detector
 from helpers.outputs import OutputFolder
@@ -176,7 +177,7 @@ def download_name(path: str) -> str:
 def message(text: str) -> str:
     """A message in the place of the report."""
     style = "padding:14px 18px;border:1px solid var(--border-color-primary);border-radius:8px;overflow-wrap:anywhere"
-    return f'<p role="alert" style="{style}">{html.escape(text[:1].upper() + text[1:])}</p>'
+    return f'<p role="alert" style="{style}">{html_text(text[:1].upper() + text[1:])}</p>'
 
 
 def build_page(gradio: Any, detector: Detector, uploads: Uploads) -> gradio.Blocks:

@@ -25,7 +25,7 @@ from data_util.label_cache import load_strong_events
 from data_util.label_files import read_durations, read_mids
 from data_util.labels import Events, Vocabulary, load_vocabulary
 from data_util.processes import map_in_processes
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, printable
 
 EXIT_WRONG = 1
 PUBLISHED_CLIPS = {"train": 103_463, "eval": 16_996}  # clips with strong labels
@@ -146,7 +146,7 @@ def _decode(path: Path, file: Mp3File, rows: np.ndarray) -> Decoded:
     if not chunks:
         return Decoded(seconds, errors, notes)
     found = map_in_processes(partial(decode_rows, path), chunks, None, partial(_decode_singly, path))
-    with tqdm(total=len(rows), desc=f"decoding {path.name}", unit="clip") as bar:
+    with tqdm(total=len(rows), desc=printable(f"decoding {path.name}"), unit="clip") as bar:
         for chunk, results in zip(chunks, found, strict=True):
             for clip, (n_seconds, problem) in zip(file.clip_ids[chunk].tolist(), results, strict=True):
                 if n_seconds:
@@ -250,7 +250,7 @@ def _check_durations(findings: Findings, path: Path, eval_ids: np.ndarray) -> No
 def _some(names: Sequence[str] | np.ndarray) -> str:
     """The first names of a list, and how many more there are."""
     more = len(names) - _LISTED
-    return ", ".join(map(str, names[:_LISTED])) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(printable(str(name)) for name in names[:_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _decode_count(text: str) -> int | None:
@@ -274,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.data_dir is None:
         raise UserError("give --data_dir DIR or set AUDIOSET_DIR")
     findings = check(Path(args.data_dir), decode_count=args.decode, show_classes=args.classes)
-    print("\n".join(findings.lines).lstrip("\n"))
+    print(printable("\n".join(findings.lines), keep="\n").lstrip("\n"))
     if findings.wrong:
         raise SystemExit(EXIT_WRONG)
 

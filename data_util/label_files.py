@@ -16,7 +16,7 @@ import numpy as np
 from data_util.clip_names import file_clip, segment_clip
 from data_util.labels import Events, Vocabulary, merge_events
 from data_util.times import LATEST, WHAT, parse_seconds
-from errors import UserError, reading
+from errors import UserError, printable, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def _class_of(vocabulary: Vocabulary, mid: str) -> int:
 def _announce(path: Path) -> None:
     """Say what takes a while: about 10 s per 100 MB."""
     if (size := path.stat().st_size) > LARGE_TABLE:
-        print(f"reading {path} ({size / 1e6:,.0f} MB) ...", file=sys.stderr, flush=True)
+        print(f"reading {printable(str(path))} ({size / 1e6:,.0f} MB) ...", file=sys.stderr, flush=True)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

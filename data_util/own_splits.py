@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_util.own_data import OwnData, Recording
-from errors import UserError
+from errors import UserError, printable
 
 SPLITS = ("train", "val", "test")
 LEAST = 0.25  # of the share that was asked for: less would make tuning and testing luck
@@ -276,4 +276,5 @@ def balance_table(rows: Sequence[Mapping[str, object]], width: int = 32) -> str:
 
 
 def _short(text: str, width: int) -> str:
+    text = printable(text)
     return text if len(text) <= width else f"{text[: width - 3]}..."

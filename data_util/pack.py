@@ -39,6 +39,7 @@ import locks
 import signals
 from atomic import check_writable, replacing
 from data_util.audio_folders import AUDIO_ENDINGS, FFMPEG_ENDINGS, beneath, is_audio_name
+from data_util.cells import safe_cells
 from data_util.channels import CHANNELS
 from data_util.hdf5_dataset import PackedRows
 from data_util.hdf5_output import create_hdf5
@@ -46,7 +47,7 @@ from data_util.pack_account import Account, account
 from data_util.pack_clip import CRASHED, PackedClip, pack_clip
 from data_util.pack_labels import Wanted, WantedClip, read_wanted
 from data_util.processes import map_in_processes
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, printable
 
 REQUEST = "pack_request"  # attribute of the output, and of each batch
 PROBLEMS = "pack_problems"  # entry of the output: what is wrong with the audio, as JSON
@@ -326,7 +327,8 @@ def _pack_parts(
     left = [task for k in firsts for task in tasks[k : k + BATCH]]
     paths = [folder / task.file for task in left]
     packed = map_in_processes(partial(pack_clip, **asdict(rules)), paths, workers, lambda _: CRASHED)
-    with tqdm(packed, desc=f"packing {folder}", unit="clip", total=len(tasks), initial=len(tasks) - len(left)) as clips:
+    start = {"total": len(tasks), "initial": len(tasks) - len(left)}
+    with tqdm(packed, desc=printable(f"packing {folder}"), unit="clip", **start) as clips:
         done = iter(clips)
         for first in firsts:
             batch = tasks[first : first + BATCH]
@@ -369,7 +371,7 @@ def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> None:
         raise UserError(f"not one of the {len(tasks)} files can be read; first: {problems[0].detail}")
     with replacing(out) as temporary, create_hdf5(temporary) as file:
         rows, row = PackedRows(file, clip_ids), 0
-        for path in tqdm(paths, desc=f"writing {out}", unit="batch"):
+        for path in tqdm(paths, desc=printable(f"writing {out}"), unit="batch"):
             with h5py.File(path) as part:
                 for mp3, target in zip(part["mp3"][:], part["target"][:], strict=True):
                     rows.write(row, mp3, target)
@@ -382,7 +384,7 @@ def _write_report(path: Path, problems: Sequence[Problem]) -> None:
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(REPORT_COLUMNS)
-        writer.writerows(problems)
+        writer.writerows(map(safe_cells, problems))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -431,9 +433,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         counts = Counter(problem.problem for problem in outcome.problems)
         found = ", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "no problems"
         with h5py.File(args.out) as file:
-            print(f"{args.out}: {len(file['audio_name'])} clips packed; {found} ({report_path(args.out)})")
+            print(printable(f"{args.out}: {len(file['audio_name'])} clips packed; {found} ({report_path(args.out)})"))
     else:
-        print(f"{args.out} is made from these very files already: nothing to do ({report_path(args.out)})")
+        print(printable(f"{args.out} is made from these very files already: nothing to do ({report_path(args.out)})"))
     print("\n".join(outcome.account.lines()))
 
 

@@ -32,7 +32,7 @@ from data_util.hdf5_output import check_written, create_hdf5
 from data_util.labels import CLIP_FRAMES
 from data_util.logit_codec import decode_logits, encode_logits
 from data_util.processes import map_in_processes
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, printable
 
 N_CLASSES = 447
 _log = logging.getLogger(__name__)
@@ -225,7 +225,7 @@ def compact(source: Path, out: Path, *, overwrite: bool = False, workers: int | 
         raise UserError(f"{out} is there already; add --overwrite to replace it")
     names, shape = _dense_names(source)
     chunks = [range(k, min(k + _CHUNK, len(names))) for k in range(0, len(names), _CHUNK)]
-    bar = tqdm(total=len(names), desc=f"packing {source}", unit="clip")
+    bar = tqdm(total=len(names), desc=printable(f"packing {source}"), unit="clip")
     left_out: list[int] = []
     with bar, locks.held(out), replacing(out) as temporary, create_hdf5(temporary) as file:
         with LogitsWriter(file, shape, compact=True) as writer:
@@ -324,7 +324,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         shape = file[DENSE].shape[1:]
     error = compact_error(DensePseudoLabels(args.source, *shape), CompactPseudoLabels(args.out, *shape), kept)
     size = args.out.stat().st_size
-    print(f"{args.out}: {len(kept):,} clips, {size / 1e6:.1f} MB, {size / len(kept) / 1000:.2f} KB per clip")
+    name = printable(str(args.out))
+    print(f"{name}: {len(kept):,} clips, {size / 1e6:.1f} MB, {size / len(kept) / 1000:.2f} KB per clip")
     print(f"error: {error.logit:.3f} in logits above 1 % (mean), {error.probability:.4f} in probability (largest),")
     print(f"{error.loss:+.2%} in the distillation loss of a student that agrees with the teacher")
 

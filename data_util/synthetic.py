@@ -38,7 +38,7 @@ from data_util.pack_labels import pack_target
 from data_util.processes import worker_pool
 from data_util.sounds import RATE, SOUNDS, Sound
 from data_util.synthetic_layouts import MANIFEST, LayoutRequest, find_layout, make_layout
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, printable
 
 AUDIOSET = "audioset"  # the layout of this module
 AUDIOSET_FILES = (480, 96)  # training and evaluation clips
@@ -185,7 +185,7 @@ def make_dataset(out: Path, request: Request, *, overwrite: bool = False, worker
     events: dict[str, list[tuple[str, Event]]] = {"train": [], "eval": []}
     total = request.train + request.eval
     with (
-        tqdm(total=total, desc=f"synthetic clips into {out}", unit="clip") as bar,
+        tqdm(total=total, desc=printable(f"synthetic clips into {out}"), unit="clip") as bar,
         worker_pool(workers, total) as pool,
     ):
         for part, (split, numbers) in parts.items():
@@ -319,10 +319,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         how = f"{args.out} is not whole; to make it: the same command with --overwrite"
         with locks.held(args.out, folder=True), signals.telling(lambda: how):
             written = (_write_audioset if args.layout == AUDIOSET else _write_layout)(args)
-        print(written)
+        print(printable(str(written), keep="\n"))
     if args.example is not None:
         events = make_example(args.example, args.seed, overwrite=args.overwrite)
-        print(f"{args.example}: {len(events)} events, listed in {args.example.with_suffix('.tsv')}")
+        print(printable(f"{args.example}: {len(events)} events, listed in {args.example.with_suffix('.tsv')}"))
 
 
 if __name__ == "__main__":

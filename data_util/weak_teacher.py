@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from atomic import replacing
 from data_util.clip_index import ClipIndex
-from errors import UserError, exit_on_user_error, reading
+from errors import UserError, exit_on_user_error, printable, reading
 
 N_WEAK_CLASSES = 527
 COLUMNS = ["name", "row"]
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(sorted(table.items()))
-    print(f"{args.out}: {len(table):,} names")
+    print(f"{printable(str(args.out))}: {len(table):,} names")
 
 
 if __name__ == "__main__":

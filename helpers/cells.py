@@ -1,23 +1,23 @@
-"""Cells of CSV files that spreadsheets open."""
+"""Text from strangers (labels, names of files) where it must stay text: CSV that spreadsheets open, HTML, Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import html
+import re
 
+from data_util.cells import safe_cells
 from errors import printable
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes what begins so
+__all__ = ["html_text", "markdown_text", "safe_cells"]
+
+_MARKUP = re.compile(r"[\\`*\[\]<>|]")  # of Markdown within a line
 
 
-def safe_cells(row: Iterable[object]) -> list[object]:
-    """The cells of a row; numbers as they are, text so that a spreadsheet shows it and a terminal does not obey it.
-
-    Text that begins like a formula gets an apostrophe in front, which spreadsheets take for "this is text"; line breaks
-    and escape sequences are escaped (`errors.printable`).
-    """
-    return [_safe(cell) if isinstance(cell, str) else cell for cell in row]
+def html_text(value: object) -> str:
+    """Text for a page: nothing in it is markup, breaks a line or turns the direction of what stands around it."""
+    return html.escape(printable(str(value)))
 
 
-def _safe(text: str) -> str:
-    text = printable(text, keep="\t")
-    return f"'{text}" if text.startswith(_FORMULA) else text
+def markdown_text(value: object) -> str:
+    """Text for a line or a cell of a table in Markdown: nothing in it is markup or ends the cell."""
+    return _MARKUP.sub(r"\\\g<0>", printable(" ".join(str(value).split())))

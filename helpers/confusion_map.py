@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from helpers.cells import html_text
 
 NOTHING = "nothing"
 MAX_MISTAKES = 12  # pairs that are listed in words
@@ -88,7 +89,7 @@ def _heading(name: str | None, scope: str) -> str:
 
 
 def _text(name: str | None) -> str:
-    return html.escape(NOTHING if name is None else name)
+    return html_text(NOTHING if name is None else name)
 
 
 def _row(i: int, row: Sequence[Mistake], n_classes: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -109,7 +108,7 @@ def _write_text(path: Path, text: str) -> None:
     path.write_bytes(text.encode())
 
 
-def _field(text: str) -> str:
+def field(text: str) -> str:
     """Text for one field of a tab-separated line: no tabs, no line breaks, nothing that a terminal obeys."""
     return printable(" ".join(text.split()))
 
@@ -122,9 +121,9 @@ def _tab_separated(header: tuple[str, ...] | None, rows: list[tuple[object, ...]
 @_format("tsv", "{}.tsv", per_threshold=True)
 def _write_tsv(path: Path, contents: Contents) -> None:
     """As the DCASE challenges exchange events: filename, onset, offset, event_label."""
-    name = _field(contents.filename)
+    name = field(contents.filename)
     rows: list[tuple[object, ...]] = [
-        (name, seconds(e.onset), seconds(e.offset), _field(e.label)) for e in contents.detection.events
+        (name, seconds(e.onset), seconds(e.offset), field(e.label)) for e in contents.detection.events
     ]
     _write_text(path, _tab_separated(("filename", "onset", "offset", "event_label"), rows))
 
@@ -167,7 +166,7 @@ def _write_jsonl(path: Path, contents: Contents) -> None:
 def _write_audacity(path: Path, contents: Contents) -> None:
     """A label track: File > Import > Labels in Audacity."""
     rows: list[tuple[object, ...]] = [
-        (f"{e.onset:.6f}", f"{e.offset:.6f}", _field(e.label)) for e in contents.detection.events
+        (f"{e.onset:.6f}", f"{e.offset:.6f}", field(e.label)) for e in contents.detection.events
     ]
     _write_text(path, _tab_separated(None, rows))
 
@@ -183,7 +182,7 @@ def _write_raven(path: Path, contents: Contents) -> None:
     rows: list[tuple[object, ...]] = []
     for i, e in enumerate(contents.detection.events, start=1):
         times = (f"{e.onset:.6f}", f"{e.offset:.6f}", "0.0", f"{HIGHEST_HZ:.1f}")
-        about = (_field(contents.filename), f"{e.onset:.6f}", _field(e.label), f"{e.mean_score:.4f}")
+        about = (field(contents.filename), f"{e.onset:.6f}", field(e.label), f"{e.mean_score:.4f}")
         rows.append((i, "Spectrogram 1", channel, *times, *about))
     _write_text(path, _tab_separated(header, rows))
 
@@ -192,13 +191,13 @@ def _write_raven(path: Path, contents: Contents) -> None:
 def _write_rttm(path: Path, contents: Contents) -> None:
     """NIST's rich transcription: ten fields between blanks, so that names get underscores for their blanks."""
     recording = contents.recording or Path(contents.filename).with_suffix("").as_posix()
-    audio = "_".join(recording.split()) or "audio"
+    audio = printable("_".join(recording.split())) or "audio"
     channel = (contents.detection.channel or 0) + 1
     lines = []
     for e in contents.detection.events:
         onset = float(seconds(e.onset))
         duration = float(seconds(e.offset)) - onset
-        name = "_".join(e.label.split())
+        name = printable("_".join(e.label.split()))
         lines.append(f"SPEAKER {audio} {channel} {onset:.3f} {duration:.3f} <NA> <NA> {name} {e.mean_score:.4f} <NA>\n")
     _write_text(path, "".join(lines))
 
@@ -206,14 +205,14 @@ def _write_rttm(path: Path, contents: Contents) -> None:
 @_format("vtt", "{}.vtt", per_threshold=True)
 def _write_vtt(path: Path, contents: Contents) -> None:
     """WebVTT subtitles, for players that show captions."""
-    cues = [_cue(e, ".", html.escape(_field(e.label), quote=False)) for e in contents.detection.events]
+    cues = [_cue(e, ".", html.escape(field(e.label), quote=False)) for e in contents.detection.events]
     _write_text(path, "\n".join(["WEBVTT\n", *cues]))
 
 
 @_format("srt", "{}.srt", per_threshold=True)
 def _write_srt(path: Path, contents: Contents) -> None:
     """SubRip subtitles; nothing can be escaped, and an arrow in a label would look like times."""
-    labels = [_field(e.label).replace("-->", "->") for e in contents.detection.events]
+    labels = [field(e.label).replace("-->", "->") for e in contents.detection.events]
     cues = [_cue(e, ",", label) for e, label in zip(contents.detection.events, labels, strict=True)]
     _write_text(path, "\n".join(f"{i}\n{cue}" for i, cue in enumerate(cues, start=1)))
 
@@ -242,7 +241,7 @@ def _write_label_studio(path: Path, contents: Contents) -> None:
     ]
     place = "/data/local-files/?d=" + quote(os.fsencode(contents.filename))
     task = {"data": {"audio": place}, "predictions": predictions}
-    _write_text(path, json.dumps([task], ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    _write_text(path, json_text([task], indent=1) + "\n")
 
 
 def _region(contents: Contents, event: Event, name: str) -> dict[str, object]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atomic import unfinished
-from errors import UserError
+from errors import UserError, printable
 from helpers.backends import INPUT, MEL, METADATA, OUTPUTS, TUNING_KEYS, model_title
 from helpers.events import FRAME_RATE
 from helpers.runtimes import openvino_core
@@ -313,7 +313,7 @@ def cached_onnx(model: nn.Module, folder: Path = CACHE) -> Path:
         digest.update(key.encode() + value.contiguous().cpu().numpy().tobytes())
     path = folder / f"{digest.hexdigest()[:24]}.onnx"
     if not path.exists():
-        print(f"exporting the model to {path}, once", file=sys.stderr, flush=True)
+        print(printable(f"exporting the model to {path}, once"), file=sys.stderr, flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         with unfinished(path.with_suffix(f".part{os.getpid()}.onnx")) as part:
             export_onnx(model, part)

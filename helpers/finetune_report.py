@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
-import html
 import io
-import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +17,13 @@ import soundfile
 from data_util.audio import SAMPLE_RATE, DecodeError, read_part
 from data_util.own_data import OwnData, Recording
 from data_util.own_splits import balance
-from errors import UserError
+from errors import UserError, printable
 from helpers.backends import model_title
+from helpers.cells import html_text as _text
+from helpers.cells import markdown_text
 from helpers.confusion_map import confusion_map
 from helpers.finetune_scores import examine
+from helpers.json_text import json_text
 from helpers.plots import log_mel
 from helpers.report import picture
 from helpers.run_folder import BEST, CARD_FILE, CONFIG_FILE, HISTORY_FILE, write_text
@@ -88,7 +89,7 @@ def report_on(
         "notes": data.notes,
         **figures,
     }
-    write_text(folder / FIGURES, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / FIGURES, json_text(report, indent=1) + "\n")
     recordings = {r.name: r for r in scored}
     write_text(folder / PAGE, render(report, read_history(folder / HISTORY_FILE), recordings))
     write_text(folder / CARD_FILE, model_card(report))
@@ -107,11 +108,13 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 def summary(report: Mapping[str, Any]) -> str:
     """The main figures as text."""
-    width = max(len(row["label"]) for row in report["classes"])
+    labels = [printable(row["label"]) for row in report["classes"]]
+    width = max(map(len, labels))
     lines = [f"{report['scored']} recordings: {report['recordings']}, with 95 % intervals"]
     for title, key in HEADLINES:
         lines.append(f"  {title:<{max(width, 24)}}  {_interval(report[key])}")
-    lines += [f"  {row['label']:<{max(width, 24)}}  {_interval(row['event_f1'])}" for row in report["classes"]]
+    scores = (_interval(row["event_f1"]) for row in report["classes"])
+    lines += [f"  {label:<{max(width, 24)}}  {score}" for label, score in zip(labels, scores, strict=True)]
     return "\n".join(lines)
 
 
@@ -120,12 +123,12 @@ def model_card(report: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{len(names)} {name}" for name, names in report["splits"].items())
     rows = [(row["label"], row["events"], row["event_f1"], row["segment_f1"]) for row in report["classes"]]
     table = "\n".join(
-        f"| {' '.join(str(label).split()).replace('|', '/')} | {n} | {_interval(event)} | {_interval(segment)} |"
+        f"| {markdown_text(label)} | {n} | {_interval(event)} | {_interval(segment)} |"
         for label, n, event, segment in rows
     )
-    return f"""# {report["name"]}
+    return f"""# {markdown_text(report["name"])}
 
-{report["model"]}: {len(rows)} classes of sounds, at 25 frames per second from 16 kHz audio.
+{markdown_text(report["model"])}: {len(rows)} classes of sounds, at 25 frames per second from 16 kHz audio.
 
 - Training: `ex_finetune.py` on own recordings ({sizes}); options: `{CONFIG_FILE}`
 - Figures: of {report["recordings"]} {report["scored"]} recordings, with 95 % intervals; more in `{PAGE}`
@@ -183,10 +186,6 @@ def render(
 def _fill(piece: str, parts: Mapping[str, str]) -> str:
     name, _, rest = piece.partition(" -->")
     return parts[name] + rest if name in parts else f"<!-- {piece}"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
 
 
 def _about(report: Mapping[str, Any]) -> str:

@@ -111,7 +111,7 @@ def listen_to_many(
             progress.clear()
             writer.close()
             for page in writer.end():
-                print(f"report: {page}")
+                print(printable(f"report: {page}"))
             writer.folder.write(SUMMARY_FILE, summary.write)
             joined.write([stem for stem, row in summary.rows.items() if row], writer.thresholds[-1])
     return _report(summary, progress, writer.folder.path)
@@ -235,7 +235,8 @@ def _report(summary: Summary, progress: Progress, out: Path) -> int:
     print(f"{summary.n_done} files{skipped}, {audio} of audio in {elapsed} ({progress.speed:.1f} x real time)")
     for label, count in summary.classes.most_common(N_TAGS):
         print(f"  {count:>8}  {printable(label)}")
-    print(f"written: {out}; one row per file in {SUMMARY_FILE}, all events in {EVENTS_FILE}, counts in {COUNTS_FILE}")
+    where = printable(str(out))
+    print(f"written: {where}; one row per file in {SUMMARY_FILE}, all events in {EVENTS_FILE}, counts in {COUNTS_FILE}")
     _list("files are odd, and were processed", summary.notes, out)
     _list("files could not be read", summary.failures, out)
     return EXIT_BAD_FILES if summary.failures else 0
@@ -249,4 +250,4 @@ def _list(what: str, files: Sequence[tuple[str, str]], out: Path) -> None:
     for name, why in files[:PRINTED_FAILURES]:
         print(printable(f"  {name}: {why}"), file=sys.stderr)
     if len(files) > PRINTED_FAILURES:
-        print(f"  and {len(files) - PRINTED_FAILURES} more: see {out / SUMMARY_FILE}", file=sys.stderr)
+        print(f"  and {len(files) - PRINTED_FAILURES} more: see {printable(str(out / SUMMARY_FILE))}", file=sys.stderr)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from errors import printable
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.events import EventTable
 from helpers.outputs import TrueEvents
@@ -100,7 +101,7 @@ def plot_events(
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.0, lane_inches])
     _draw_spectrogram(top, spectrogram, duration)
-    figure.suptitle(title.replace("$", r"\$"), fontsize=12, x=0.01, ha="left")
+    figure.suptitle(printable(title).replace("$", r"\$"), fontsize=12, x=0.01, ha="left")
     _draw_lanes(bottom, lanes, tables, true_events)
     if n_left_out:
         bottom.annotate(
@@ -163,7 +164,8 @@ def _draw_lanes(  # type: ignore[no-untyped-def]
                 place = ([(onset, offset - onset)], (row[label] - 0.42, 0.4))
                 axes.broken_barh(*place, facecolors=TRUE_COLOUR, edgecolors=TRUE_EDGE, hatch="///", linewidth=0.6)
         axes.barh(0, 0, color=TRUE_COLOUR, edgecolor=TRUE_EDGE, hatch="///", label="true")
-    names = [label if len(label) <= 34 else label[:33] + "…" for label in lanes]
+    shown = map(printable, lanes)
+    names = [label if len(label) <= 34 else label[:33] + "…" for label in shown]
     axes.set_yticks(range(len(lanes)), [name.replace("$", r"\$") for name in names])
     axes.set_ylim(max(len(lanes), 1) - 0.5, -0.5)
     axes.hlines(np.arange(len(lanes) + 1) - 0.5, 0, 1, transform=axes.get_yaxis_transform(), color="#d9d9d9", lw=0.6)

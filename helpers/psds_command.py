@@ -17,7 +17,7 @@ import numpy as np
 
 from atomic import unfinished
 from command_line import check_output, refuse
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, printable
 from helpers import psds_io, psds_scores
 from helpers.cells import safe_cells
 from helpers.json_text import json_text
@@ -219,28 +219,32 @@ def _choose_clips(
         raise UserError(f"{label}: no scores of {len(missing)} clips of the ground truth, such as "
                         f"{psds_io.shorten(missing)}; add them, or leave them out with --partial")  # fmt: skip
     if missing:
-        print(f"{label}: {len(missing)} clips of the ground truth have no scores; their events count neither as found "
-              f"nor as missed (--partial): {psds_io.shorten(missing)}", file=sys.stderr)  # fmt: skip
+        _say(f"{label}: {len(missing)} clips of the ground truth have no scores; their events count neither as found "
+             f"nor as missed (--partial): {psds_io.shorten(missing)}")  # fmt: skip
     known = set(source.class_names)
     events = {clip: [event for event in truth[clip] if event[2] in known] for clip in names.values()}
     if options.keep_empty:
         names.update({clip: clip for clip in without_truth})
         events.update({clip: [] for clip in without_truth})
     elif without_truth:
-        print(f"{label}: {len(without_truth)} clips without ground truth left out: {psds_io.shorten(without_truth)}",
-              file=sys.stderr)  # fmt: skip
+        _say(f"{label}: {len(without_truth)} clips without ground truth left out: {psds_io.shorten(without_truth)}")
     unknown = {event[2] for clip in names.values() for event in truth.get(clip, ())} - known
     if unknown:
         listed = psds_io.shorten(sorted(unknown))
-        print(f"{label}: events of {len(unknown)} classes without scores left out: {listed}", file=sys.stderr)
+        _say(f"{label}: events of {len(unknown)} classes without scores left out: {listed}")
     if not options.keep_empty:
         names = {clip: name for clip, name in names.items() if events[name]}
     return names, events
 
 
+def _say(note: str) -> None:
+    """A line about clips and classes, on standard error."""
+    print(printable(note), file=sys.stderr)
+
+
 def _print(scored: Scored, options: argparse.Namespace) -> None:
     result = scored.result
-    print(f"{scored.label}: {result.n_clips:,} clips, {result.hours:.2f} h, {len(result.n_events)} classes, "
+    print(f"{printable(scored.label)}: {result.n_clips:,} clips, {result.hours:.2f} h, {len(result.n_events)} classes, "
           f"{sum(result.n_events.values()):,} events; {scored.seconds:.1f} s")  # fmt: skip
     print(f"  {options.metric:<18}{100 * result.psds:6.2f} %")
     print(f"  {options.metric + ' macro':<18}{100 * result.psds_macro:6.2f} %  (mean over classes)")
@@ -260,7 +264,7 @@ def _n_ref(scored: Scored, name: str) -> int:
 
 def _print_intervals(title: str, intervals: Mapping[str, Interval], form: str) -> None:
     if title:
-        print(f"{title}:")
+        print(f"{printable(title)}:")
     for name, interval in intervals.items():
         low, high, std = (100 * value for value in (interval.low, interval.high, interval.std))
         print(f"  {name:<18}{100 * interval.estimate:{form}} %  95 % interval {low:{form}} to {high:{form}}, "
@@ -286,7 +290,7 @@ def _write(options: argparse.Namespace, models: Sequence[Scored], difference: Ma
         with unfinished(options.out / f".part.{name}") as part:
             write(part)
             part.replace(options.out / name)
-    print(f"written: {options.out}/ {', '.join(writers)}")
+    print(printable(f"written: {options.out}/ {', '.join(writers)}"))
 
 
 def _summary(
@@ -331,7 +335,7 @@ def _write_classes(path: Path, models: Sequence[Scored]) -> None:
             columns[f"{prefix}{name} threshold"] = {label: one.threshold for label, one in per_class.items()}
     with path.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(["class", "events", *columns])
+        writer.writerow(safe_cells(["class", "events", *columns]))
         for name in sorted(n_events):
             writer.writerow(
                 [*safe_cells([name]), n_events[name], *(column.get(name, "") for column in columns.values())]
@@ -349,7 +353,7 @@ def _convert(source: psds_scores.ScoreSource, options: argparse.Namespace) -> No
                 psds_scores.write_score_tsv(
                     options.save_tsv, clip_id, scores, stamps, source.class_names, options.overwrite
                 )
-        print(f"written: {options.save_tsv}/ {len(source.clip_ids)} files")
+        print(printable(f"written: {options.save_tsv}/ {len(source.clip_ids)} files"))
     if options.save_hdf5 is not None:
         psds_scores.save_hdf5(options.save_hdf5, source, options.overwrite)
-        print(f"written: {options.save_hdf5}")
+        print(printable(f"written: {options.save_hdf5}"))

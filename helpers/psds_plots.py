@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from errors import printable
+
 # Okabe and Ito's palette: told apart with every kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 CLASSES_PER_COLUMN = 110
@@ -92,4 +94,4 @@ def _colours(n: int) -> Sequence[str]:
 
 def _plain(text: str) -> str:
     """Text that matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")
+    return printable(text).replace("$", r"\$")

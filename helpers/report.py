@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from errors import printable
 from helpers.audio_reader import SAMPLE_RATE, Source, read_blocks
 from helpers.detection import CLASS_THRESHOLDS, Decoding, Detection
 from helpers.event_files import Tags
 from helpers.events import FRAME_RATE
+from helpers.json_text import json_text
 from helpers.outputs import OutputFolder, TrueEvents
 from helpers.plots import DYNAMIC_RANGE, log_mel
 
@@ -130,7 +131,7 @@ def make_page(recordings: Sequence[tuple[dict[str, str], str]], model: str) -> s
 
 def _as_script(value: Any) -> str:
     """JSON that can stand inside a script element, whatever names it holds: no `<`, `>` or `&`."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json_text(value, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
@@ -150,7 +151,7 @@ def describe(
     strictest = list(decoding.thresholds.values())[-1]
     classes = [
         {
-            "label": detection.classes[c].label,
+            "label": printable(detection.classes[c].label),
             "mid": detection.classes[c].mid,
             "threshold": round(float(strictest[c]), 4),
             "curve": _base64(values[c].tobytes()),
@@ -173,9 +174,9 @@ def describe(
         }
         for name, table in detection.tables.items()
     ]
-    truth = zip(true.onset, true.offset, true.label, strict=True) if true else ()
+    truth = zip(true.onset, true.offset, map(printable, true.label), strict=True) if true else ()
     return {
-        "name": (name or Path(detection.name).name) + _channel_name(detection.channel),
+        "name": printable(name or Path(detection.name).name) + _channel_name(detection.channel),
         "duration": detection.duration,
         "frame": curves.pooled / FRAME_RATE,
         "classes": classes,
@@ -186,7 +187,7 @@ def describe(
             "max_gap": decoding.max_gap,
             "top_k": decoding.top_k,
         },
-        "tags": [(name.label, round(p, 3)) for name, p in tags],
+        "tags": [(printable(name.label), round(p, 3)) for name, p in tags],
         "truth": list(truth),
         "spectrogram": picture(log_mel(read_blocks(source, detection.channel), detection.duration, MAX_COLUMNS)),
         "audio": _audio(source, detection),

@@ -19,7 +19,7 @@ from helpers.cells import safe_cells
 from helpers.classes import ClassName
 from helpers.clips import cut_clips
 from helpers.detection import Detection, ScoreSink
-from helpers.event_files import FORMATS, Contents, best_tags, file_names, write_events
+from helpers.event_files import FORMATS, Contents, best_tags, field, file_names, write_events
 from helpers.outputs import OutputFolder, TrueEvents, TrueEventsOf
 from helpers.pipeline import Job
 from helpers.report import CurveStore, ReportPages
@@ -166,7 +166,7 @@ class ResultWriter:
 
 
 def _tag_table(tags: Sequence[tuple[ClassName, float]]) -> str:
-    rows = [f"{' '.join(name.label.split())}\t{name.mid}\t{p:.4f}\n" for name, p in tags]
+    rows = [f"{field(name.label)}\t{field(name.mid)}\t{p:.4f}\n" for name, p in tags]
     return "".join(["label\tmid\tprobability\n", *rows])
 
 

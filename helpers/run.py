@@ -20,7 +20,7 @@ import config
 import signals
 from data_util.loaders import Loader
 from data_util.samplers import BalancedSampler, EpochSampler, EvalSampler, ShuffleSampler
-from errors import UserError
+from errors import PrintableFormatter, UserError, printable
 from helpers import teacher as teachers
 from helpers.callbacks import (
     AtomicCheckpoints,
@@ -65,7 +65,7 @@ def prepare() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PrintableFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if global_rank() == 0 else logging.ERROR)
@@ -333,9 +333,12 @@ def _what_is_lost(trainer: pl.Trainer) -> str:
 
 def table(rows: dict[str, Any], title: str) -> str:
     """Names and values as an aligned table."""
-    width = max(len(name) for name in rows)
-    shown = {name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in rows.items()}
-    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in shown.items())])
+    shown = {
+        printable(name): f"{value:.4f}" if isinstance(value, float) else printable(str(value))
+        for name, value in rows.items()
+    }
+    width = max(map(len, shown))
+    return "\n".join([printable(title), *(f"  {name:<{width}}  {value}" for name, value in shown.items())])
 
 
 def describe(options: Any, module: SEDModule, trainer: pl.Trainer, folder: Path, **more: Any) -> str:

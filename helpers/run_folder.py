@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import math
 import os
@@ -25,6 +24,8 @@ import torch
 import config
 import locks
 from atomic import replacing
+from errors import PrintableFormatter, printable
+from helpers.cells import markdown_text
 from helpers.json_text import json_text
 
 log = logging.getLogger("efficientsed")
@@ -234,7 +235,7 @@ class _RunLog(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         if not self._told:
-            print(f"{self.baseFilename} is not complete: {sys.exc_info()[1]}", file=sys.stderr)
+            print(printable(f"{self.baseFilename} is not complete: {sys.exc_info()[1]}"), file=sys.stderr)
         self._told = True
 
 
@@ -249,7 +250,7 @@ def open_log(folder: Path) -> None:
     except OSError as error:
         log.warning("no log file: %s", error)
         return
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s"))
     root.addHandler(handler)
 
 
@@ -316,10 +317,10 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 def model_card(options: Any, figures: Mapping[str, float], n_parameters: int) -> str:
     """A page about the trained model: what it is, how it was made, how well it does, how to use it."""
     sequence = f" + {options.seq_model_type}:{options.seq_model_dim}" if options.seq_model_type else ""
-    start = options.checkpoint or options.pretrained
-    data = getattr(options, "data_dir", None) or getattr(options, "task_path", None) or "AUDIOSET_DIR"
-    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items()) or "| none | |"
-    return f"""# {options.experiment_name}
+    start = markdown_text(options.checkpoint or options.pretrained)
+    data = markdown_text(getattr(options, "data_dir", None) or getattr(options, "task_path", None) or "AUDIOSET_DIR")
+    scores = "\n".join(f"| {markdown_text(name)} | {value:.4f} |" for name, value in figures.items()) or "| none | |"
+    return f"""# {markdown_text(options.experiment_name)}
 
 {options.model_name}{sequence}, {n_parameters:,} parameters; sound events at 25 frames per second from 16 kHz audio.
 
@@ -398,7 +399,7 @@ class RunRecord(pl.Callback):
         self._explain()
 
     def _explain(self) -> None:
-        write_text(self.folder / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+        write_text(self.folder / ENVIRONMENT_FILE, json_text(environment(), indent=2) + "\n")
         try:
             config.write_yaml(self.options, self.folder / CONFIG_FILE)
         except OSError as error:

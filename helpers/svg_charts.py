@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
+
+from helpers.cells import html_text
 
 WIDTH, HEIGHT = 460, 216
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 38  # margins
@@ -53,7 +54,7 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], mark: float |
         if name:
             y = TOP + 6 + 16 * i
             parts.append(f'<line class="line{i}" x1="{WIDTH - 110}" x2="{WIDTH - 90}" y1="{y}" y2="{y}"/>')
-            parts.append(f'<text x="{WIDTH - 84}" y="{y + 4}">{html.escape(name)}</text>')
-    label = html.escape(x) + (f", kept: {mark:g}" if mark is not None else "")
+            parts.append(f'<text x="{WIDTH - 84}" y="{y + 4}">{html_text(name)}</text>')
+    label = html_text(x) + (f", kept: {mark:g}" if mark is not None else "")
     parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{label}</text>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'

@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
+from helpers.cells import safe_cells
 from helpers.classes import class_names
 from helpers.events import decode_events
 from helpers.outputs import TrueEvents
@@ -78,7 +79,7 @@ class ShowValidation(pl.Callback):
         per_class: Mapping[str, Mapping[str, float]] = pl_module.per_class  # type: ignore[assignment]
         rows = [[figure, name, value] for figure, values in per_class.items() for name, value in values.items()]
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([["figure", "class", "value"], *rows])
+        csv.writer(text).writerows([["figure", "class", "value"], *map(safe_cells, rows)])
         write_text(self.folder / TABLE_FILE, text.getvalue())
         for logger in trainer.loggers:
             if isinstance(logger, Unfailing):
