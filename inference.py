@@ -17,6 +17,7 @@ from pathlib import Path
 import locks
 from config import ModelOptions, as_dict, check_output, option, parse, refuse
 from errors import UserError, exit_on_user_error, printable
+from helpers.annotations import read_annotations
 from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
 from helpers.audio_reader import SAMPLE_RATE, count_channels, read_blocks, source_name
 from helpers.backends import BACKENDS, PRECISIONS
@@ -26,7 +27,7 @@ from helpers.inputs import STDIN, AudioInput, find_audio
 from helpers.joined import JoinedEvents
 from helpers.journal import Journal
 from helpers.listening import StreamLines, listen_to_many, listen_to_one, listen_to_stream, print_notes
-from helpers.outputs import OutputFolder, TrueEventsOf, checksum, read_true_events
+from helpers.outputs import OutputFolder, TrueEventsOf, checksum
 from helpers.pipeline import Job
 from helpers.report import ReportPages
 from helpers.results import ALL_FORMATS, ResultWriter
@@ -105,7 +106,9 @@ class OutputOptions:
     tags: bool = option(False, "list the most probable tags of the whole audio, too (weak head)")
     plot: bool = option(False, "draw spectrogram and events to NAME.png")
     report: bool = option(False, "one web page to hear, see and filter the events: NAME.html, or report.html for many")
-    true_events: Path | None = option(None, "TSV of annotated events to draw beside the detected ones")
+    true_events: Path | None = option(
+        None, "annotated events to draw beside the detected ones, in any format that ex_finetune.py reads"
+    )
     clips: Path | None = option(None, "folder for the events at the highest threshold as audio files")
 
 
@@ -245,7 +248,7 @@ def _true_events(options: InferenceOptions, inputs: Sequence[AudioInput]) -> Tru
     """The annotations of the audio, by its name."""
     if options.true_events is None:
         return None
-    found = read_true_events(options.true_events, {audio.name: audio.path for audio in inputs})
+    found = read_annotations(options.true_events, {audio.name: audio.path for audio in inputs})
     if not found:
         print(printable(f"true events '{options.true_events}': none is of this audio"), file=sys.stderr)
     return found

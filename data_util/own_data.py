@@ -228,7 +228,11 @@ def _finder(audio: Path, files: Sequence[Path]) -> Callable[[str, str], str | No
 
     Folders at its beginning that are not here belong to the machine where the recordings were annotated.
     """
-    clips = ClipNames({_below(file, audio): file for file in files}, strict=True)
+    return finder(ClipNames({_below(file, audio): file for file in files}, strict=True))
+
+
+def finder(clips: ClipNames) -> Callable[[str, str], str | None]:
+    """(name that another program wrote, where) -> the clip that it means, or None."""
     known: dict[str, str | None] = {}
 
     def find(name: str, where: str) -> str | None:

@@ -191,8 +191,22 @@ def read_true_events(path: str | os.PathLike[str], audio: Mapping[str, str]) -> 
         events.onset.append(onset)
         events.offset.append(offset)
         events.label.append((row[column["label"]] or "").strip())  # type: ignore[index]
+    return events_by_audio(found, audio, f"true events '{path}'")
+
+
+def events_by_audio(found: Mapping[str, TrueEvents], audio: Mapping[str, str], where: str) -> dict[str, TrueEvents]:
+    """Events by the name of the audio that they are of.
+
+    Arguments:
+        found: events by the name that a table gives.
+        audio: as for `read_true_events`.
+        where: the table, for messages.
+
+    Raises:
+        UserError: a name may mean several audios, or several names the same.
+    """
     name_of = fullest_names(found)
-    clips = ClipNames(audio).match(name_of.values(), f"true events '{path}'")
+    clips = ClipNames(audio).match(name_of.values(), where)
     true = {clip: TrueEvents([], [], []) for clip in clips.values()}
     for name, events in found.items():
         if name_of[name] in clips:

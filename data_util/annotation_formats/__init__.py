@@ -49,6 +49,7 @@ FORMATS = (
         raven.fits,
         raven.rows,
     ),
+    AnnotationFormat("Label Studio CSV", (), label_studio.fits_csv, label_studio.rows_csv),
     AnnotationFormat("table", (".BirdNET.results.csv",), is_table, table_rows),
 )
 AUDACITY, TABLE = FORMATS[3], FORMATS[-1]
@@ -57,18 +58,19 @@ _ENDINGS = [
 ]
 
 
-def read_events(path: Path, **options: object) -> list[Row]:
+def read_events(path: Path, what: str = "--events", **options: object) -> list[Row]:
     """Read a file that the user names.
 
     Args:
         path: of a file of any format.
+        what: it, for messages.
         options: further fields of `Source`.
 
     Raises:
         UserError: missing file, other encoding, no annotations, or what the reader of its format refuses.
     """
-    with reading(path, "--events"):
-        source = Source(path, _text(path), _stem(path), **options)  # type: ignore[arg-type]
+    with reading(path, what):
+        source = Source(path, _text(path), **{"name": _stem(path), **options})  # type: ignore[arg-type]
         rows = _format(source.text, TABLE).rows(source)
     if not rows:
         raise UserError(f"{path} holds no annotations")

@@ -1,10 +1,12 @@
-"""Exports of Label Studio: JSON and JSON-MIN, many recordings in one file.
+"""Exports of Label Studio: JSON, JSON-MIN, and CSV or TSV (whose cells hold the regions), many recordings in one file.
 
 Format: https://labelstud.io/guide/export
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -12,9 +14,18 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from data_util.audio_folders import is_audio_name
-from data_util.own_annotations import Row, Source, checked_event, last_part, refuse_control
+from data_util.own_annotations import (
+    Row,
+    Source,
+    checked_event,
+    last_part,
+    refuse_control,
+    refuse_surplus,
+    separator_of,
+)
 from errors import UserError
 
+_CSV_MARKS = {"annotation_id", "lead_time"}  # columns that only its tables have
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # put before the names of files that were uploaded
 NOT_ANNOTATED = "tasks that nobody has annotated (predictions alone do not count), left out"
 
@@ -35,7 +46,40 @@ def rows(source: Source) -> list[Row]:
         content = json.loads(source.text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {source.path}: it is not JSON ({str(error)[:80]})") from None
-    tasks = content if isinstance(content, list) else [content]
+    return _rows(source, content if isinstance(content, list) else [content])
+
+
+def fits_csv(text: str) -> bool:
+    """Whether the header is that of a table of Label Studio."""
+    header = text.split("\n", 1)[0]
+    return {name.strip(' "\r') for name in header.split(separator_of(header))} >= _CSV_MARKS
+
+
+def rows_csv(source: Source) -> list[Row]:
+    """Rows of all regions; a line is an annotation as in JSON-MIN, its lists are JSON.
+
+    Raises:
+        UserError: a list that is no JSON; as `rows`.
+    """
+    source.refuse_group_column()
+    table = csv.DictReader(io.StringIO(source.text, newline=""), delimiter=separator_of(source.text), strict=True)
+    tasks = []
+    for record in table:
+        where = f"{source.path}, line {table.line_num}"
+        refuse_surplus(record, where, "export the project as JSON")
+        try:
+            tasks.append({name: _value(cell or "") for name, cell in record.items() if cell})
+        except (ValueError, RecursionError):
+            raise UserError(f"{where}: a cell begins as a list and is no JSON; export the project as JSON") from None
+    return _rows(source, tasks)
+
+
+def _value(cell: str) -> Any:
+    return json.loads(cell) if cell.startswith("[") else cell
+
+
+def _rows(source: Source, tasks: list[Any]) -> list[Row]:
+    """Rows of tasks in any of the forms."""
     found: list[Row] = []
     controls: set[str] = set()
     for number, task in enumerate(tasks, start=1):

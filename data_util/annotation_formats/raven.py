@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 from data_util.own_annotations import (
     Row,
@@ -25,6 +26,7 @@ from errors import UserError
 MARK = "begin time (s)"  # column that only selection tables have
 NAMES = ("begin path", "begin file")  # columns that name the file of a selection; paths say more
 OFFSET = "file offset (s)"  # where the selection begins in that file
+ROUNDING = 0.002  # seconds: a border between files is known no better
 SURPLUS = "a tab in an annotation, a remark without a heading, or row names (in R: row.names=FALSE)?"
 
 
@@ -50,7 +52,8 @@ def rows(source: Source) -> list[Row]:
     """Rows of all selections.
 
     Raven opens many files as one sequence: begin times then run on, and `Begin File` with `File Offset (s)` tell where
-    a selection is. Each selection is listed once per view and channel; that is one row.
+    a selection is. One that goes on into the next files is an event in each of them. Each selection is listed once per
+    view and channel; that is one row.
 
     Raises:
         UserError: as for tables; begin times that may run on over several files, and nothing says where those begin.
@@ -64,7 +67,9 @@ def rows(source: Source) -> list[Row]:
     home = recordings_of(source, said)
     stranger = source.beside and len(said) == 1 and source.recording(*next(iter(said.items()))) is None
     if not stranger:
-        selections = [_within_file(s) for s in selections]
+        selections = [
+            part for s, starts in zip(selections, _starts(selections), strict=True) for part in _parts(s, starts)
+        ]
         _refuse_running_times([s for s in selections if s.said])
     return [Row(home.get(s.said, source.name), s.where, s.onset, s.offset, s.label, group=s.group) for s in selections]
 
@@ -145,6 +150,45 @@ def _within_file(s: _Selection) -> _Selection:
     if not s.said or s.in_file is None:
         return s
     return replace(s, onset=s.in_file, offset=round(s.in_file + s.offset - s.onset, 9))
+
+
+def _starts(selections: Sequence[_Selection]) -> list[dict[str, float]]:
+    """Per selection the files of its sequence: where each begins in the running time.
+
+    A table may be joined from several sequences, whose times begin anew: then files of one have the same beginnings as
+    files of another, and each sequence ends where a new file begins no later than one before it.
+    """
+    offsets: dict[str, list[float]] = {}
+    for s in selections:
+        if s.said and s.in_file is not None:
+            offsets.setdefault(s.said, []).append(s.onset - s.in_file)
+    start = {said: median(values) for said, values in offsets.items()}  # Raven rounds times
+    several = len({round(value, 2) for value in start.values()}) < len(start)
+    sequences: list[dict[str, float]] = [{}]
+    of_selection = []
+    for s in selections:
+        if s.said in start and s.said not in sequences[-1]:
+            if several and any(start[s.said] <= known + ROUNDING for known in sequences[-1].values()):
+                sequences.append({})
+            sequences[-1][s.said] = start[s.said]
+        of_selection.append(sequences[-1])
+    return of_selection
+
+
+def _parts(s: _Selection, starts: Mapping[str, float]) -> Iterator[_Selection]:
+    """A selection within the file that it names, and what of it lies in the files that begin before it ends."""
+    if not s.said or s.in_file is None or s.said not in starts:
+        yield _within_file(s)
+        return
+    later = sorted(
+        (start, said)
+        for said, start in starts.items()
+        if starts[s.said] + ROUNDING < start and s.onset < start < s.offset - ROUNDING
+    )
+    ends = [*(start for start, _ in later), s.offset]
+    yield _within_file(replace(s, offset=ends[0]))
+    for (start, said), end in zip(later, ends[1:], strict=True):
+        yield replace(s, said=said, onset=0.0, offset=round(end - start, 9), in_file=0.0)
 
 
 def _refuse_running_times(selections: list[_Selection]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -582,3 +584,81 @@ def test_an_empty_file_of_events_is_refused(tmp_path: Path) -> None:
     (tmp_path / "events.txt").write_text("")
     with pytest.raises(UserError, match=r"no column|no annotations"):
         read_events(tmp_path / "events.txt")
+
+
+CROSSING = [
+    ["Selection", "Begin Time (s)", "End Time (s)", "Begin File", "File Offset (s)", "Annotation"],
+    [1, 1.0, 2.0, "r00.wav", 1.0, "beep"],
+    [2, 5.0, 7.5, "r00.wav", 5.0, "hiss"],  # the last second of r00, and 1.5 s of r01
+    [3, 8.0, 9.0, "r01.wav", 2.0001, "beep"],
+    [4, 11.0, 19.0, "r01.wav", 5.0, "hum"],  # the last second of r01, all of r02, the first of r03
+    [5, 13.0, 14.0, "r02.wav", 1.0, "beep"],
+    [6, 20.0, 21.0, "r03.wav", 2.0, "beep"],
+]
+SPLIT = {
+    "r00.wav": [(1.0, 2.0, "beep"), (5.0, 6.0, "hiss")],
+    "r01.wav": [(0.0, 1.5, "hiss"), (2.0, 3.0, "beep"), (5.0, 6.0, "hum")],
+    "r02.wav": [(0.0, 6.0, "hum"), (1.0, 2.0, "beep")],
+    "r03.wav": [(0.0, 1.0, "hum"), (2.0, 3.0, "beep")],
+}
+
+
+def near(data: OwnData) -> dict[str, list[tuple[float, float, str]]]:
+    return {name: [(round(a, 3), round(b, 3), label) for a, b, label in events] for name, events in found(data).items()}
+
+
+@pytest.mark.parametrize("order", ["by time", "by file", "backwards"])
+def test_a_selection_of_raven_over_the_border_of_two_files_is_an_event_in_each(audio: Path, order: str) -> None:
+    header, *rows = CROSSING
+    key = {"by time": lambda r: r[1], "by file": lambda r: (r[3], r[4]), "backwards": lambda r: -r[1]}[order]
+    data = as_one(audio, "all.txt", lines([header, *sorted(rows, key=key)]))
+    assert near(data) == SPLIT and not data.notes
+
+
+def test_times_of_each_file_cross_no_border(audio: Path) -> None:
+    rows = [
+        [n, offset, offset + end - begin, name, offset, label] for n, begin, end, name, offset, label in CROSSING[1:]
+    ]
+    data = as_one(audio, "all.txt", lines([CROSSING[0], *rows]))
+    assert near(data)["r01.wav"] == [(2.0, 3.0, "beep"), (5.0, 6.0, "hum")]
+    assert any("cut there: 2" in note for note in data.notes)
+
+
+def test_sequences_that_were_joined_into_one_table_do_not_run_into_each_other(audio: Path) -> None:
+    """r00 and r01 are one sequence, r02 and r03 another: both begin at 0, and at 6 s begins r01 or r03."""
+    rows = [
+        [1, 1.0, 2.0, "r00.wav", 1.0, "beep"],
+        [2, 5.0, 7.5, "r00.wav", 5.0, "hiss"],
+        [3, 8.0, 9.0, "r01.wav", 2.0, "beep"],
+        [1, 5.0, 8.0, "r02.wav", 5.0, "hum"],
+        [2, 9.0, 10.0, "r03.wav", 3.0, "beep"],
+    ]
+    assert near(as_one(audio, "all.txt", lines([CROSSING[0], *rows]))) == {
+        "r00.wav": [(1.0, 2.0, "beep"), (5.0, 6.0, "hiss")],
+        "r01.wav": [(0.0, 1.5, "hiss"), (2.0, 3.0, "beep")],
+        "r02.wav": [(5.0, 6.0, "hum")],
+        "r03.wav": [(0.0, 2.0, "hum"), (3.0, 4.0, "beep")],
+    }
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_label_studio_as_a_table(audio: Path, separator: str) -> None:
+    def cells(i: int) -> list[object]:
+        regions = [{"start": a, "end": b, "channel": 0, "labels": [label]} for a, b, label in events(i)]
+        url = URLS[i].format(f"{NAMES[i]}.wav")
+        return [url, i, json.dumps(regions) if i else "", 1, i + 10, "2024-05-01", "2024-05-01", 2.5]
+
+    def export(*rows: list[object]) -> str:
+        text = io.StringIO(newline="")
+        header = ["audio", "id", "label", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"]
+        csv.writer(text, delimiter=separator).writerows([header, *rows])
+        return text.getvalue()
+
+    data = as_one(audio, "export.csv", export(*(cells(i) for i in range(N))))
+    assert found(data) == {**EXPECTED, "r00.wav": []} and not data.notes
+    broken = cells(1)
+    broken[2] = str(broken[2])[:-1]
+    with pytest.raises(
+        UserError, match=r"export.csv, line 3: a cell begins as a list and is no JSON; export .* as JSON"
+    ):
+        as_one(audio, "export.csv", export(cells(2), broken))
