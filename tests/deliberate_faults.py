@@ -143,8 +143,8 @@ FAULTS = (
     fault(
         "onset and offset swapped in TSV",
         "helpers/event_files.py",
-        "(name, seconds(e.onset), seconds(e.offset), _field(e.label))",
-        "(name, seconds(e.offset), seconds(e.onset), _field(e.label))",
+        "(name, seconds(e.onset), seconds(e.offset), field(e.label))",
+        "(name, seconds(e.offset), seconds(e.onset), field(e.label))",
         "tests/helpers/test_event_files.py::test_tsv_by_dcase_util",
         "tests/helpers/test_event_files.py::test_tsv_by_sed_scores_eval",
     ),
