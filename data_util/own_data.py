@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def read_own_data(
     clip_labels = False
     notes: list[str] = []
     told: dict[str, list[str]] = {}
-    how = {"find": _finder(audio, files), "label_column": label_column, "notes": told}
+    how: dict[str, Any] = {"find": _finder(audio, files), "label_column": label_column, "notes": told}
     if events is not None:
         rows = read_events(events, group_column=group_column, **how)
         by_file = _by_file(rows, audio, files, told, notes)

@@ -123,7 +123,7 @@ def model_card(report: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{len(names)} {name}" for name, names in report["splits"].items())
     rows = [(row["label"], row["events"], row["event_f1"], row["segment_f1"]) for row in report["classes"]]
     table = "\n".join(
-        f"| {markdown_text(label)} | {n} | {_interval(event)} | {_interval(segment)} |"
+        f"| {markdown_text(str(label).replace('|', '/'))} | {n} | {_interval(event)} | {_interval(segment)} |"
         for label, n, event, segment in rows
     )
     return f"""# {markdown_text(report["name"])}
