@@ -258,13 +258,17 @@ def _make_writer(
     options: InferenceOptions, detector: Detector, report_name: str, true_events: TrueEventsOf | None
 ) -> ResultWriter:
     folder = OutputFolder(options.out, overwrite=options.overwrite)
+    clips = OutputFolder(options.clips, overwrite=options.overwrite) if options.clips else None
+    for place in (folder, clips):
+        if place is not None:
+            place.require_ledger()
     return ResultWriter(
         folder,
         list(dict.fromkeys(options.format)),
         detector,
         tags=options.tags,
         plot=options.plot,
-        clips=OutputFolder(options.clips, overwrite=options.overwrite) if options.clips else None,
+        clips=clips,
         true_events=true_events,
         report=ReportPages(folder, report_name, detector.decoding, detector.backend.name) if options.report else None,
     )

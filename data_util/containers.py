@@ -234,8 +234,8 @@ def _caf(file: BinaryIO, size: int) -> Layout:
                 return b"caff\0\1\0\0" + kept + b"data" + struct.pack(">qI", n_bytes + 4, 0)
 
             layout = _layout(size, at + 16, announced, header, tail=True)
-            # How much audio packets hold stands in a table of their own, which the decoder reads.
-            return layout if kept[20:24] == b"lpcm" else Layout(layout.part)
+            # How much audio packets of changing size hold stands in a table of their own, which the decoder reads.
+            return layout if any(kept[28:32]) else Layout(layout.part)
         if not 0 <= length <= size - at:
             break
         if name != b"free":
@@ -261,7 +261,8 @@ def _ogg(file: BinaryIO, size: int) -> Layout:
 
 def _sphere(file: BinaryIO, size: int) -> Layout:
     head = _at(file, 0, 1024).decode("latin-1")
-    found = {key: int(value) for key, value in re.findall(r"^(\w+) -i (\d+)\s*$", head, re.MULTILINE)}
+    # Programs write some of the numbers as text (-s1).
+    found = {key: int(value) for key, value in re.findall(r"^(\w+) -(?:i|s\d+) (\d+)\s*$", head, re.MULTILINE)}
     lines = head.splitlines()
     begin = int(lines[1]) if len(lines) > 1 and lines[1].strip().isdigit() else 1024
     announced = found.get("sample_count", 0) * found.get("sample_n_bytes", 0) * found.get("channel_count", 1)

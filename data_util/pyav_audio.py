@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 INSTALL = "pip install -c requirements.txt av"
+MICROSECONDS = 1_000_000  # per second, in which FFmpeg counts the length of files
 
 
 @cache
@@ -46,8 +47,8 @@ class AvFile:
         self._stream = self._container.streams.audio[0]
         context = self._stream.codec_context
         self.sample_rate, self.channels = int(context.sample_rate), int(context.layout.nb_channels)
-        duration, base = self._stream.duration, self._stream.time_base
-        self.announced = None if duration is None else round(float(duration * base) * self.sample_rate)
+        seconds = _announced_seconds(self._container)
+        self.announced = None if seconds is None else round(seconds * self.sample_rate)
         self.cut_off = False
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -67,3 +68,14 @@ class AvFile:
     def close(self) -> None:
         """Close the file."""
         self._container.close()
+
+
+def _announced_seconds(container: Any) -> float | None:
+    """How long the first audio stream is by its header; None where that does not say."""
+    stream = container.streams.audio[0]
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    # Matroska and WebM tell the length of the whole file alone, which may be that of another stream.
+    if len(container.streams) == 1 and "matroska" in container.format.name and container.duration:
+        return float(container.duration) / MICROSECONDS
+    return None

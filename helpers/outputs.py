@@ -51,6 +51,10 @@ class OutputFolder:
             )
         return path
 
+    def require_ledger(self) -> None:
+        """Raise UserError, before any work, where the ledger cannot tell what was written here."""
+        self._ledger()
+
     def write(self, name: str, write: Callable[[Path], None]) -> Path:
         """Let `write` make a file at a temporary path, then give it its name; returns the final path."""
         with self.staged(name) as part:

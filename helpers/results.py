@@ -78,18 +78,17 @@ class ResultWriter:
         self._curves[job] = curves
         try:
             with ExitStack() as stack:
-                files = [
-                    make(stack.enter_context(self.folder.staged(name.format(job.key))), self.detector.classes)
-                    for name, make in wanted
-                ]
+                paths = [self.folder.path / name.format(job.key) for name, _ in wanted]
+                parts = [stack.enter_context(self.folder.staged(name.format(job.key))) for name, _ in wanted]
+                files = [make(part, self.detector.classes) for part, (_, make) in zip(parts, wanted, strict=True)]
                 self._open[job] = stack.pop_all(), files
         except (UserError, OSError) as error:
             self._failed[job] = error
             return None
 
         def take(scores: np.ndarray) -> None:
-            with naming(self.folder.path, self.folder.path):
-                for file in files:
+            for file, part, path in zip(files, parts, paths, strict=True):
+                with naming(part, path):
                     file.add(scores)
             if self.report is not None:
                 curves.add(scores)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -30,7 +31,9 @@ from data_util.pseudo_labels import LogitsWriter
 from errors import describe
 from helpers.classes import ClassName
 from helpers.outputs import OutputFolder
+from helpers.pipeline import Job
 from helpers.psds_scores import ScoreWriter, write_score_tsv
+from helpers.results import ResultWriter
 from helpers.score_files import SCORE_FORMATS
 
 ROOT = Path(__file__).parents[1]
@@ -184,6 +187,21 @@ def test_a_writer_names_its_file_and_leaves_nothing(small_disk: Path, name: str)
 def test_where_there_is_room_they_write(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name)
     assert (tmp_path / name).stat().st_size > 1 << 16
+
+
+@pytest.mark.parametrize(("form", "name"), [("scores_hdf5", "a.scores.h5"), ("scores_tsv", "scores/a.tsv")])
+def test_scores_of_a_run_name_the_file_that_they_were_to_become(tmp_path: Path, form: str, name: str) -> None:
+    classes = [ClassName(str(i), "") for i in range(50)]
+    detector = SimpleNamespace(classes=classes, decoding=SimpleNamespace(thresholds=["0.5"]))
+    writer = ResultWriter(OutputFolder(tmp_path), [form], detector)  # type: ignore[arg-type]
+    sink = writer.sink(Job(tmp_path / "a.wav", key="a"))
+    assert sink is not None
+    with size_limit(1 << 16), pytest.raises(OSError) as trouble:
+        for _ in range(600):  # more than HDF5 keeps in memory
+            sink(NOISE.random((50, 250)).astype(np.float32))
+    assert describe(trouble.value).startswith(f"{tmp_path / name}: ")
+    writer.close()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("n_bytes", [0, 100, 2000, 5000, 20_000, 70_000, 131_072, 400_000, 1_000_000])

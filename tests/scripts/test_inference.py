@@ -150,6 +150,21 @@ def test_mistakes_end_in_one_line_and_code_2(audio_file, tmp_path, capsys, optio
     assert not out.exists()
 
 
+@pytest.mark.parametrize("option", ["out", "clips"])
+def test_a_ledger_of_garbage_is_one_line_also_for_a_folder(tone_model, tmp_path, capsys, option):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / "in" / f"{name}.wav", tones(3, [(1, 2, "Siren")]), 16_000)
+    (tmp_path / option).mkdir()
+    (tmp_path / option / ".efficientsed.jsonl").write_bytes(b"\xff\xfe\0garbage")
+    command = [f"--audio_file={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", f"--clips={tmp_path / 'clips'}"]
+    with pytest.raises(SystemExit) as stop:
+        inference.main(command)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "cannot read the ledger" in error
+    assert not list((tmp_path / "out").glob("*.tsv"))
+
+
 def test_a_foreign_file_is_kept(tone_model, audio_file, tmp_path, capsys):
     (tmp_path / "street corner.tsv").write_text("my own notes")
     options = [f"--audio_file={audio_file}", f"--out={tmp_path}", "--detection_thresholds", "0.5"]
