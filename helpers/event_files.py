@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,8 +18,8 @@ from helpers.cells import safe_cells
 from helpers.classes import ClassName
 from helpers.detection import Detection
 from helpers.events import RECORD_FIELDS, Event, make_record
-from helpers.json_text import json_text
 from helpers.outputs import OutputFolder, seconds
+from json_text import json_text
 
 CSV_COLUMNS = RECORD_FIELDS
 HIGHEST_HZ = 8000  # the models hear 16 kHz audio
@@ -242,7 +241,7 @@ def _write_label_studio(path: Path, contents: Contents) -> None:
     ]
     place = "/data/local-files/?d=" + quote(os.fsencode(contents.filename))
     task = {"data": {"audio": place}, "predictions": predictions}
-    _write_text(path, json.dumps([task], ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    _write_text(path, json_text([task], indent=1) + "\n")
 
 
 def _region(contents: Contents, event: Event, name: str) -> dict[str, object]:

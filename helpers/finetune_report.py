@@ -6,7 +6,6 @@ import base64
 import csv
 import html
 import io
-import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from helpers.report import picture
 from helpers.run_folder import BEST, CARD_FILE, CONFIG_FILE, HISTORY_FILE, write_text
 from helpers.svg_charts import line_chart
 from helpers.tuning import read_tuning, score_recordings
+from json_text import json_text
 from models.checkpoints import read_checkpoint
 from models.sed_model import load_model
 
@@ -88,7 +88,7 @@ def report_on(
         "notes": data.notes,
         **figures,
     }
-    write_text(folder / FIGURES, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / FIGURES, json_text(report, indent=1) + "\n")
     recordings = {r.name: r for r in scored}
     write_text(folder / PAGE, render(report, read_history(folder / HISTORY_FILE), recordings))
     write_text(folder / CARD_FILE, model_card(report))

@@ -23,12 +23,12 @@ from helpers.events import FRAME_RATE
 from helpers.inputs import SUMMARY
 from helpers.joined import COUNTS_FILE, EVENTS_FILE, JoinedEvents
 from helpers.journal import Journal
-from helpers.json_text import json_text
 from helpers.outputs import format_table
 from helpers.pipeline import Job
 from helpers.progress import Progress, clock
 from helpers.results import N_TAGS, ResultWriter, Summary
 from helpers.streaming import clock_time
+from json_text import json_text
 
 if TYPE_CHECKING:
     from helpers.streaming import EventStream, StreamEvent

@@ -8,7 +8,6 @@ it was, the number of processes may change in between, and the contents do not d
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from data_util.logit_codec import encode_logits
 from data_util.pseudo_labels import DENSE, NAMES, PACKED, LogitsWriter
 from data_util.samplers import rank_and_world
 from errors import UserError
+from json_text import json_text
 from models.sed_model import SEDModel
 
 REQUEST = "request"  # attribute of a part, and of a finished file: check sum of what it was made from
@@ -40,7 +40,7 @@ def fingerprint(models: Sequence[SEDModel], clips: ClipDataset) -> str:
         stat = file.path.stat()
         digest.update(f"\n{stat.st_size} {stat.st_mtime_ns}".encode())
     for model in models:
-        digest.update(json.dumps(model.metadata()).encode())
+        digest.update(json_text(model.metadata(), ensure_ascii=True).encode())
         for name, value in model.state_dict().items():
             digest.update(name.encode())
             digest.update(value.float().cpu().numpy().tobytes())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from helpers.event_files import Tags
 from helpers.events import FRAME_RATE
 from helpers.outputs import OutputFolder, TrueEvents
 from helpers.plots import DYNAMIC_RANGE, log_mel
+from json_text import json_text
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "resources" / "report.html"
 PLACEHOLDER = "<!-- DATA -->"
@@ -130,7 +130,7 @@ def make_page(recordings: Sequence[tuple[dict[str, str], str]], model: str) -> s
 
 def _as_script(value: Any) -> str:
     """JSON that can stand inside a script element, whatever names it holds: no `<`, `>` or `&`."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json_text(value, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import math
 import os
@@ -25,7 +24,7 @@ import torch
 import config
 import locks
 from atomic import replacing
-from helpers.json_text import json_text
+from json_text import json_text
 
 log = logging.getLogger("efficientsed")
 
@@ -398,7 +397,7 @@ class RunRecord(pl.Callback):
         self._explain()
 
     def _explain(self) -> None:
-        write_text(self.folder / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+        write_text(self.folder / ENVIRONMENT_FILE, json_text(environment(), ensure_ascii=True, indent=2) + "\n")
         try:
             config.write_yaml(self.options, self.folder / CONFIG_FILE)
         except OSError as error:

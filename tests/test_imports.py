@@ -13,6 +13,7 @@ FOLDERS = ("models", "data_util", "helpers")
 GROUND = {
     "atomic",
     "errors",
+    "json_text",
     "locks",
     "signals",
     "command_line",
