@@ -40,7 +40,7 @@ import signals
 from atomic import check_writable, replacing
 from data_util.audio_folders import AUDIO_ENDINGS, FFMPEG_ENDINGS, beneath, is_audio_name
 from data_util.channels import CHANNELS
-from data_util.hdf5_dataset import PackedRows
+from data_util.hdf5_dataset import PackedRows, text_attribute
 from data_util.hdf5_output import create_hdf5
 from data_util.pack_account import Account, account
 from data_util.pack_clip import CRASHED, PackedClip, pack_clip
@@ -272,7 +272,7 @@ def _request_of(out: Path) -> str | None:
     """The request that an output was made from; None where it is no output of this command."""
     try:
         with h5py.File(out) as file:
-            return file.attrs.get(REQUEST)
+            return text_attribute(file, REQUEST)
     except OSError:
         return None
 

@@ -22,6 +22,7 @@ from torch.utils.data import Sampler
 
 from atomic import replacing
 from data_util.audioset import ClipDataset
+from data_util.hdf5_dataset import text_attribute
 from data_util.hdf5_output import create_hdf5
 from data_util.logit_codec import encode_logits
 from data_util.pseudo_labels import DENSE, NAMES, PACKED, LogitsWriter
@@ -78,7 +79,7 @@ class PartFolder:
         """Whether the final file is there and was made by this very request."""
         try:
             with h5py.File(self.out) as file:
-                return file.attrs.get(REQUEST) == self._digest
+                return text_attribute(file, REQUEST) == self._digest
         except OSError:
             return False
 
@@ -98,7 +99,7 @@ class PartFolder:
         """Whether a batch is there, whole and of this request."""
         try:
             with h5py.File(self.path(batch)) as file:
-                return file.attrs.get(REQUEST) == self.request
+                return text_attribute(file, REQUEST) == self.request
         except (OSError, RuntimeError):
             return False
 
