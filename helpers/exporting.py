@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import logging
@@ -294,7 +295,7 @@ def export_openvino(onnx_path: Path, path: Path) -> None:
     except RuntimeError as error:
         if "iostream" not in str(error):
             raise
-        raise UserError(f"{path} cannot be written: make room on the disk, or name another place") from None
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None  # it does not say why
 
 
 def export_torchscript(model: nn.Module, path: Path) -> None:
