@@ -15,7 +15,17 @@ import numpy as np
 
 from data_util.clip_names import file_clip, segment_clip
 from data_util.labels import Events, Vocabulary, merge_events
-from data_util.tables import NUMBER, TEXT, OddLineError, line_of, numbers, open_bytes, open_text, plain_rows
+from data_util.tables import (
+    NUMBER,
+    TEXT,
+    OddLineError,
+    line_of,
+    numbers,
+    open_bytes,
+    open_text,
+    plain_rows,
+    uncollected,
+)
 from data_util.times import LATEST, WHAT, parse_seconds
 from errors import UserError, reading
 
@@ -229,6 +239,7 @@ class ClipLabels:
     further_rows: int = 0
 
 
+@uncollected()
 def read_weak_csv(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
     """Read weak labels: comment lines with `#`, then `ytid, start s, end s, "mid,mid,..."`.
 
@@ -349,6 +360,7 @@ def _add_named_rows(
             _add_clip(labels, clip, 0, mids, name)
 
 
+@uncollected()
 def read_durations(path: str | Path) -> dict[str, float]:
     """Read lengths of clips: CSV without a header, `Y<ytid>,seconds`.
 

@@ -7,6 +7,7 @@ the module csv, which is right about everything and knows the number of a bad li
 
 from __future__ import annotations
 
+import gc
 import io
 import re
 import sys
@@ -48,6 +49,18 @@ class _Counted(io.RawIOBase):
     def close(self) -> None:
         super().close()
         self._file.close()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for cycles within: millions of new tuples set it off again and again, which takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from data_util.clip_names import ClipNames, fullest_names
 from data_util.labels import load_vocabulary
-from data_util.tables import NUMBER, TEXT, OddLineError, line_of, numbers, open_text, plain_rows
+from data_util.tables import NUMBER, TEXT, OddLineError, line_of, numbers, open_text, plain_rows, uncollected
 from data_util.times import LATEST, WHAT, parse_seconds
 from errors import UserError, reading
 
@@ -23,6 +23,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise UserError(f"{path} is there already; give --overwrite or another name")
 
 
+@uncollected()
 def read_ground_truth(path: str | Path, vocabulary: str = "strong") -> dict[str, list[Event]]:
     """Reads events; the header tells which of two forms the file has.
 
@@ -101,6 +102,7 @@ def _plain_events(path: Path, columns: Sequence[str]) -> dict[str, list[Event]]:
     return found
 
 
+@uncollected()
 def read_durations(path: str | Path) -> dict[str, float]:
     """Reads durations by clip: TSV with the columns filename and duration, or CSV of `<clip>,<seconds>` without header.
 
