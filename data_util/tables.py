@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from tqdm import tqdm
 
@@ -64,7 +64,7 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """A table to read from its beginning to its end; what takes longer than `PATIENCE` has a bar with the time left."""
     size = path.stat().st_size if path.is_file() else None
     pause = _PAUSE[sys.stderr.isatty()]
@@ -73,7 +73,7 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
         tqdm(total=size, desc=f"reading {path.name}", delay=PATIENCE, leave=False, **options) as bar,
         io.BufferedReader(_Counted(path, bar), 1 << 20) as file,
     ):
-        yield file
+        yield file  # type: ignore[misc]
 
 
 @contextmanager

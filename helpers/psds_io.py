@@ -89,7 +89,7 @@ def _plain_events(path: Path, columns: Sequence[str]) -> dict[str, list[Event]]:
         clean.update((label, label.strip()) for label in set(labels) - clean.keys())
         if not all(map(clean.__getitem__, labels)):  # clips without events have no times
             onsets, offsets = (
-                [time if clean[label] else "0" for time, label in zip(column, labels, strict=True)]
+                tuple(time if clean[label] else "0" for time, label in zip(column, labels, strict=True))
                 for column in (onsets, offsets)
             )
         times = [numbers(column, 0.0, LATEST) for column in (onsets, offsets)]
