@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from config import ModelOptions, check_output, option, parse
-from errors import UserError, exit_on_user_error, printable
+from errors import UserError, exit_on_user_error
 from helpers.audio_reader import SAMPLE_RATE, read_blocks
 from helpers.outputs import OutputFolder
+from printable import printable
 
 FORMATS = ("onnx", "openvino", "torchscript")
 EXAMPLE = Path("test_files/example.wav")

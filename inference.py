@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import locks
 from config import ModelOptions, as_dict, check_output, option, parse, refuse
-from errors import UserError, exit_on_user_error, printable
+from errors import UserError, exit_on_user_error
 from helpers.annotations import read_annotations
 from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
 from helpers.audio_reader import SAMPLE_RATE, count_channels, read_blocks, source_name
@@ -32,6 +31,8 @@ from helpers.pipeline import Job
 from helpers.report import ReportPages
 from helpers.results import ALL_FORMATS, ResultWriter
 from helpers.runtimes import ENDINGS
+from json_text import json_text
+from printable import printable
 
 # Options that a stream has no use for ...
 _FILES_ONLY = {
@@ -203,7 +204,7 @@ def _settings(options: InferenceOptions) -> str:
     named = [file for file in files if file is not None]
     weights = [file.with_suffix(".bin") for file in named if file.suffix == ".xml"]
     values["files"] = [checksum(file) for file in [*named, *weights] if file.is_file()]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json_text(values, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
 
 
 def _list_models() -> int:

@@ -1,4 +1,4 @@
-"""One writer for each output: a second process is refused and told who the first one is; standard library only.
+"""One writer for each output: a second process is refused and told who the first one is; no packages of others.
 
 A lock is a hidden file beside the output (within it, where that is a folder) that the system keeps locked as long as
 the process lives. So whatever ended the process, its lock is free again, and the next run takes the file over. The file
@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from json_text import json_text
 
 try:
     import fcntl
@@ -62,7 +64,7 @@ def hold(output: str | Path, *, folder: bool = False, wait: bool = False) -> Non
     descriptor = _acquire(lock, Path(output), wait)
     with suppress(OSError):  # a full disk: the lock is ours nevertheless
         os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+        os.pwrite(descriptor, json_text(_this_process(), ensure_ascii=True).encode(), 0)
     _held[lock] = descriptor
     if _scopes:
         _scopes[-1].append(lock)

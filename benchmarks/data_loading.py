@@ -49,6 +49,7 @@ from data_util.pack_clip import encode_mp3
 from data_util.processes import keep_freed_memory
 from data_util.pseudo_labels import compact, compact_error
 from data_util.synthetic import make_audio, make_ytid
+from json_text import json_text
 
 N_EVENTS = 8
 STARTUP_EVENTS = 9  # per clip, about the mean of the published training set
@@ -251,13 +252,14 @@ def speed(folder: Path, n_clips: int, batch_size: int, repeats: int) -> dict[str
 
 
 STARTUP = """
-import json, sys, time
+import sys, time
 from pathlib import Path
 from benchmarks.peak_memory import peak_rss
 start = time.perf_counter()
 from data_util import label_cache
 from data_util.audioset import AudioSetStrong
 from data_util.samplers import BalancedSampler, strong_weights
+from json_text import json_text
 imported = time.perf_counter()
 label_cache.CACHE_DIR = Path(sys.argv[1]) / "cache"
 dataset = AudioSetStrong(sys.argv[1], pseudo_labels=sys.argv[1] + "/compact.h5")
@@ -265,7 +267,7 @@ sampler = BalancedSampler(strong_weights(dataset.events), 1000)
 next(iter(sampler))
 done = time.perf_counter()
 peak = peak_rss() / 1e9
-print(json.dumps({"clips": len(dataset), "import_s": imported - start, "s": done - imported, "peak_gb": peak}))
+print(json_text({"clips": len(dataset), "import_s": imported - start, "s": done - imported, "peak_gb": peak}))
 """
 
 
@@ -332,7 +334,7 @@ def main() -> None:
     print(", ".join(f"{name} {value}" for name, value in setting.items()))
     for name, value in figures.items():
         print(f"{name:>24}  {value:,.4g}")
-    print(json.dumps({"benchmark": "data_loading", **setting, **{k: round(v, 4) for k, v in figures.items()}}))
+    print(json_text({"benchmark": "data_loading", **setting, **{k: round(v, 4) for k, v in figures.items()}}))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from distillation_study import call
 from timing import machine
 
 from demo import MODEL, SHORT_TRAINING
+from json_text import json_text
 
 FIGURES = ("onset_fms", "onset_fms_50", "segment_1s_er")
 # Unlike the published recipe: a hundred steps need small batches, a high learning rate and quick batch-norm statistics.
@@ -75,7 +76,7 @@ def main() -> None:
     print(f"{'start, seed':<14}" + "".join(f"{name:>16}" for name in (*FIGURES, "minutes")))
     for name, row in runs.items():
         print(f"{name:<14}" + "".join(f"{value:>16.4f}" for value in row.values()))
-    print(json.dumps({"benchmark": "dcase2016task2", "quick": args.quick, "epochs": epochs, **machine(), "runs": runs}))
+    print(json_text({"benchmark": "dcase2016task2", "quick": args.quick, "epochs": epochs, **machine(), "runs": runs}))
 
 
 if __name__ == "__main__":

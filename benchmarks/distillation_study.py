@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from timing import machine
 
+from json_text import json_text
+
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "distillation_study.md"
 TEACHER_SEEDS, SEEDS = (101, 102, 103), (0, 1, 2)
@@ -144,7 +146,7 @@ def main() -> None:
     print(text)
     if not args.quick:
         TABLE.write_text(text, encoding="utf-8")
-    print(json.dumps({"benchmark": "distillation_study", "quick": args.quick, **machine(), "runs": results}))
+    print(json_text({"benchmark": "distillation_study", "quick": args.quick, **machine(), "runs": results}))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from timing import machine
 from data_util.own_data import read_own_data
 from helpers.event_counts import event_counts as count_events
 from helpers.event_counts import f1, f1_intervals, segment_counts
+from json_text import json_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,7 +86,7 @@ def main() -> None:
         "training_core_minutes": round(busy / 60, 2),
         "listening_seconds": round(listening, 1),
     }
-    print(json.dumps({"benchmark": "finetune", "quick": args.quick, **machine(), **times, **result}))
+    print(json_text({"benchmark": "finetune", "quick": args.quick, **machine(), **times, **result}))
 
 
 def score(heldout: Path, detections: Path) -> dict[str, float | int]:

@@ -7,7 +7,6 @@ Run: python benchmarks/forward.py [--quick] [--models fmn10+tf-256 ...] [--batch
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 from timing import machine, seconds
 from torch import Tensor, nn
 
+from json_text import json_text
 from models import SEDModel, create_model
 from models.optimize import optimize_for_inference
 
@@ -81,7 +81,7 @@ def main() -> None:
         for batch_size in sizes:
             results.append({"model": name, "batch": batch_size, **compare(model, batch_size, repeats)})
             print(", ".join(f"{key} {value}" for key, value in results[-1].items()), flush=True)
-    print(json.dumps({"benchmark": "forward", "input": "mel of 10 s", **machine(), "results": results}))
+    print(json_text({"benchmark": "forward", "input": "mel of 10 s", **machine(), "results": results}))
 
 
 if __name__ == "__main__":

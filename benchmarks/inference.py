@@ -8,7 +8,6 @@ Run: python benchmarks/inference.py [--quick] [--clips 64] [--model fmn10+tf-256
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from helpers.detector import Detector
 from helpers.exporting import cached_onnx
 from helpers.pipeline import Job
 from helpers.runtimes import RUNTIMES
+from json_text import json_text
 from models import SEDModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +170,7 @@ def main() -> None:
         if not args.quick:
             results |= cold_start(model, args.model, paths[0], min(3, args.repeats))
     about = {"benchmark": "inference", "model": args.model, "clips": args.clips, "batch": BATCH_SIZE}
-    print(json.dumps({**about, **machine(), **results}))
+    print(json_text({**about, **machine(), **results}))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Run: python benchmarks/inference_memory.py [--quick] [--hours 0.1 2 10] [--files
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,6 +23,8 @@ import soundfile
 import torch
 from forward import build
 from timing import machine
+
+from json_text import json_text
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG_RATE, SHORT_RATE, SHORT_SECONDS = 44_100, 16_000, 0.2
@@ -99,7 +100,7 @@ def main() -> None:
         for i, (name, write, size) in enumerate(sizes):
             results[name] = peak(write(folder / f"{i}.wav", size), options)
             print(f"{name:>12}: {results[name]['peak_mb']} MB, {results[name]['seconds']} s", flush=True)
-    print(json.dumps({"benchmark": "inference_memory", "model": args.model, **machine(), "results": results}))
+    print(json_text({"benchmark": "inference_memory", "model": args.model, **machine(), "results": results}))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from timing import machine
 
 from helpers.event_scores import StrongEvaluator
 from helpers.psds import PSDSAccumulator, bootstrap
+from json_text import json_text
 
 N_CLASSES, N_FRAMES, FRAME_RATE = 407, 250, 25.0
 BATCH = 64
@@ -222,7 +223,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.stream:
         n_clips, n_classes = args.stream
-        print(json.dumps(stream(n_clips, n_classes, args.threads, args.bootstrap)))
+        print(json_text(stream(n_clips, n_classes, args.threads, args.bootstrap)))
         return
     n_clips, n_classes = args.clips, N_CLASSES
     sizes: tuple[int, ...] = FULL_SIZES if args.full else ()
@@ -236,7 +237,7 @@ def main() -> None:
     result["streams"] = [
         stream_apart(size, n_classes, args.threads, args.bootstrap if size == max(sizes) else 0) for size in sizes
     ]
-    print(json.dumps(result))
+    print(json_text(result))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ difference of their outputs. The last line is one JSON object. Run: python bench
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from timing import machine, seconds
 from torch import Tensor
 from torch.nn import functional as F
 
+from json_text import json_text
 from models.sequence import mamba, min_gru
 
 Scan = Callable[..., Tensor]
@@ -104,7 +104,7 @@ def main() -> None:
             figures = compare(steps, scans, make_inputs(batch, n_frames, dim), repeats)
             results.append({"model": model, "batch": batch, "frames": n_frames, "dim": dim, **figures})
             print(", ".join(f"{key} {value}" for key, value in results[-1].items()), flush=True)
-    print(json.dumps({"benchmark": "scans", "pass": "forward and backward", **machine(), "results": results}))
+    print(json_text({"benchmark": "scans", "pass": "forward and backward", **machine(), "results": results}))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Run: make demo, then python benchmarks/streaming.py [--quick] [--checkpoint demo
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -26,6 +25,7 @@ from data_util import audio, synthetic
 from helpers.audio_reader import SAMPLE_RATE, Audio
 from helpers.detector import Detector
 from helpers.events import FRAME_RATE
+from json_text import json_text
 
 DEMO_SEED, THRESHOLD, PIECE = 1, 0.3, SAMPLE_RATE // 10
 # (causal, hop, lookahead)
@@ -94,7 +94,7 @@ def main() -> None:
         results[name] = {"latency": latency, **measure(run, truth, seconds)}
     for name, result in results.items():
         print(f"{name:>15}: " + ", ".join(f"{key} {value}" for key, value in result.items()))
-    print(json.dumps({"benchmark": "streaming", "audio_seconds": seconds, **machine(), "results": results}))
+    print(json_text({"benchmark": "streaming", "audio_seconds": seconds, **machine(), "results": results}))
 
 
 if __name__ == "__main__":

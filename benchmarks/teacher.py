@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import sys
@@ -28,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from json_text import json_text
 from models.transformers.beats import BeatsBackbone, beats
 from models.transformers.beats_blocks import RESIDUAL_SCALE, BeatsLayer, GatedAttention, relative_buckets
 
@@ -155,7 +155,7 @@ def main() -> None:
                 results.append(compare(backbone, mel, precision, repeats, matmul_size))
                 print(", ".join(f"{key} {value}" for key, value in results[-1].items()), flush=True)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    print(json.dumps({"benchmark": "teacher", "model": "BEATs", **machine(), "gpu": gpu, "results": results}))
+    print(json_text({"benchmark": "teacher", "model": "BEATs", **machine(), "gpu": gpu, "results": results}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Run: python benchmarks/train_step.py [--quick] [--models fmn10+tf-256 ...] [--ba
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 import config
 from helpers import optim, run
 from helpers.lit_module import SEDModule, step_generator
+from json_text import json_text
 from models import SEDModel, create_model
 from models.mel import kaldi_mel_bank
 
@@ -239,7 +239,7 @@ def main() -> None:
                 results.append({"model": name, "batch": batch_size, "precision": precision, **figures})
                 print(", ".join(f"{key} {value}" for key, value in results[-1].items()), flush=True)
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
-    print(json.dumps({"benchmark": "train_step", "gpu": gpu, **machine(), "results": results}))
+    print(json_text({"benchmark": "train_step", "gpu": gpu, **machine(), "results": results}))
 
 
 if __name__ == "__main__":

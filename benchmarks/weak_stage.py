@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distillation_study import FIGURE, call
 from timing import machine
 
+from json_text import json_text
+
 COMMON = [
     "--model_name=fmn04",
     "--accumulate_grad_batches=1",
@@ -65,7 +67,7 @@ def main() -> None:
             strong[f"psds1_from_{name}"].append(round(figure(out / run, FIGURE), 4))
     result = {"mAP": round(figure(out / "weak", "val/mAP"), 4), "weak_minutes": round(minutes, 1), **strong}
     print(", ".join(f"{key} {value}" for key, value in result.items()))
-    print(json.dumps({"benchmark": "weak_stage", "quick": args.quick, **machine(), **result}))
+    print(json_text({"benchmark": "weak_stage", "quick": args.quick, **machine(), **result}))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from data_util.label_cache import load_strong_events
 from data_util.label_files import read_durations, read_mids
 from data_util.labels import Events, Vocabulary, load_vocabulary
 from data_util.processes import map_in_processes
-from errors import UserError, exit_on_user_error, printable
+from errors import UserError, exit_on_user_error
+from printable import printable
 
 EXIT_WRONG = 1
 PUBLISHED_CLIPS = {"train": 103_463, "eval": 16_996}  # clips with strong labels

@@ -71,6 +71,15 @@ def _of_another_file(file: h5py.File, name: str) -> UserError:
     return UserError(f"{file.filename}: entry {name!r} takes its values from another file; copy them into this one")
 
 
+def text_attribute(file: h5py.File, name: str) -> str | None:
+    """An attribute of a file; None where there is none, or where it is no text."""
+    try:
+        value = file.attrs.get(name)
+    except (OSError, RuntimeError, TypeError, ValueError):  # as many as there are types that NumPy has not
+        return None
+    return value if isinstance(value, str) else None
+
+
 def read_names(file: h5py.File, names: h5py.Dataset, expected: str) -> list[str]:
     """The strings of an entry; raises UserError where it is no list of strings."""
     if names.ndim != 1 or (names.dtype.kind != "S" and not h5py.check_string_dtype(names.dtype)):

@@ -6,7 +6,7 @@ import csv
 import itertools
 import logging
 import math
-import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,29 @@ import numpy as np
 
 from data_util.clip_names import file_clip, segment_clip
 from data_util.labels import Events, Vocabulary, merge_events
+from data_util.tables import (
+    NUMBER,
+    TEXT,
+    OddLineError,
+    line_of,
+    numbers,
+    open_bytes,
+    open_text,
+    plain_rows,
+    uncollected,
+)
 from data_util.times import LATEST, WHAT, parse_seconds
-from errors import UserError, printable, reading
+from errors import UserError, reading
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LARGE_TABLE = 50_000_000  # bytes, about a million rows
 STRONG_COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 FILENAME = "filename"  # in place of segment_id: names of files, whatever they look like
 _OTHER_NAMES = {"onset": "start_time_seconds", "offset": "end_time_seconds", "event_label": "label"}
 _WEAK_LABELS = ("label", "labels", "positive_labels", "event_label")
+
+_COMPRESSED = {".gz", ".bz2", ".zip", ".xz", ".zst"}  # which pandas reads by the name
 
 _UNKNOWN, _IGNORED = -2, -1
 _log = logging.getLogger(__name__)
@@ -74,17 +86,10 @@ def _class_of(vocabulary: Vocabulary, mid: str) -> int:
     return vocabulary.index_by_mid.get(mid, _IGNORED if mid in vocabulary.ignored_mids else _UNKNOWN)
 
 
-def _announce(path: Path) -> None:
-    """Say what takes a while: about 10 s per 100 MB."""
-    if (size := path.stat().st_size) > LARGE_TABLE:
-        print(f"reading {printable(str(path))} ({size / 1e6:,.0f} MB) ...", file=sys.stderr, flush=True)
-
-
 def _read_table(path: Path) -> pd.DataFrame:
     """The four columns, checked; the index holds the line numbers."""
     import pandas as pd  # half a second of import that only the start of a run needs
 
-    _announce(path)
     kinds = dict(zip(STRONG_COLUMNS, ("category", "float64", "float64", "category"), strict=True))
     options = {"sep": "\t", "skip_blank_lines": False, "keep_default_na": False, "na_values": [""]}
     try:
@@ -95,7 +100,9 @@ def _read_table(path: Path) -> pd.DataFrame:
         names = _columns(path, list(header.columns))
         kinds = {found: kinds[name] for name, found in names.items()}
         try:
-            table = pd.read_csv(path, dtype=kinds, usecols=list(kinds), **options)
+            with open_bytes(path) as file:
+                source = path if path.suffix in _COMPRESSED else file
+                table = pd.read_csv(source, dtype=kinds, usecols=list(kinds), **options)
         except ValueError:  # a time that is no number: read as text to find its line
             table = pd.read_csv(path, dtype=str, usecols=list(kinds), **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -232,6 +239,7 @@ class ClipLabels:
     further_rows: int = 0
 
 
+@uncollected()
 def read_weak_csv(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
     """Read weak labels: comment lines with `#`, then `ytid, start s, end s, "mid,mid,..."`.
 
@@ -244,14 +252,50 @@ def read_weak_csv(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
     path = Path(path)
     with reading(path, "the labels"), path.open(encoding="utf-8-sig") as file:
         separator = "\t" if "\t" in file.readline() else ","
+    try:
+        return _plain_weak_labels(path, separator, vocabulary)
+    except (OddLineError, UnicodeDecodeError):
+        return _weak_labels(path, separator, vocabulary)
+
+
+def _weak_labels(path: Path, separator: str, vocabulary: Vocabulary) -> ClipLabels:
+    """As `read_weak_csv`, row by row."""
     rows = _csv_rows(path, "the labels", skipinitialspace=True, delimiter=separator)
-    rows = [(line, row) for line, row in rows if not row[0].startswith("#")]
+    rows = ((line, row) for line, row in rows if not row[0].startswith("#"))
     labels = ClipLabels([], [], [], [], [])
-    if rows and FILENAME in (header := [cell.strip() for cell in rows[0][1]]):
-        _add_named_rows(labels, path, header, rows[1:], vocabulary)
-        return labels
     for line, row in rows:
-        _add_weak_row(labels, row, f"{path}, line {line}", vocabulary)
+        if not labels.names and FILENAME in (header := [cell.strip() for cell in row]):
+            _add_named_rows(labels, path, header, rows, vocabulary)
+        else:
+            _add_weak_row(labels, row, f"{path}, line {line}", vocabulary)
+    return labels
+
+
+def _plain_weak_labels(path: Path, separator: str, vocabulary: Vocabulary) -> ClipLabels:
+    """As `read_weak_csv`, for a table of plain lines in the published form; else OddLineError."""
+    first, middle = line_of([TEXT], separator), line_of([NUMBER], separator)
+    cell = f'("[^"\\r\\n\\0]{{0,100000}}"|[^ "{separator}\\s][^"{separator}\\r\\n\\0]{{0,100000}})'
+    line = f"(?![#\\s]){f'{separator} *'.join((first, middle, middle, cell))}"
+    labels = ClipLabels([], [], [], [], [])
+    known: dict[str, tuple[str, ...]] = {}  # one list of classes for all clips that have the same
+    for rows in plain_rows(path, line, comment="#"):
+        if not rows:
+            continue
+        ytids, starts, ends, cells = zip(*rows, strict=True)
+        for text in set(cells) - known.keys():
+            try:
+                known[text] = _mids(text.strip('"'), "", vocabulary)
+            except UserError:
+                raise OddLineError from None  # the other way says which line it is
+        start, end = (np.array(numbers(column, 0.0, LATEST)) for column in (starts, ends))
+        names = [ytid.strip() for ytid in ytids]
+        if FILENAME in names or not all(names) or not (start < end).all():
+            raise OddLineError
+        labels.clip_ids.extend(f"Y{name}" for name in names)
+        labels.start_ms.extend(np.rint(start * 1000).astype(np.int64).tolist())
+        labels.mids.extend(map(known.__getitem__, cells))
+        labels.names.extend(names)
+        labels.n_rows.extend([1] * len(names))
     return labels
 
 
@@ -262,10 +306,10 @@ def holds_events(path: Path) -> bool:
     return bool(header & {"onset", "start_time_seconds"}) or (path.suffix.lower() == ".tsv" and FILENAME not in header)
 
 
-def _csv_rows(path: Path, what: str, **dialect: Any) -> list[tuple[int, list[str]]]:
+def _csv_rows(path: Path, what: str, **dialect: Any) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and fields of the rows that are not blank; raises UserError for what is no CSV."""
-    with reading(path, what), path.open(newline="", encoding="utf-8-sig") as handle:
-        return [(line, row) for line, row in enumerate(csv.reader(handle, **dialect), start=1) if row]
+    with reading(path, what), open_text(path) as handle:
+        yield from ((line, row) for line, row in enumerate(csv.reader(handle, **dialect), start=1) if row)
 
 
 def _add_weak_row(labels: ClipLabels, row: list[str], where: str, vocabulary: Vocabulary) -> None:
@@ -296,7 +340,7 @@ def _mids(cell: str, where: str, vocabulary: Vocabulary) -> tuple[str, ...]:
 
 
 def _add_named_rows(
-    labels: ClipLabels, path: Path, header: list[str], rows: list[tuple[int, list[str]]], vocabulary: Vocabulary
+    labels: ClipLabels, path: Path, header: list[str], rows: Iterable[tuple[int, list[str]]], vocabulary: Vocabulary
 ) -> None:
     """Rows of file name and labels; those of one file are one clip."""
     label = next((header.index(name) for name in _WEAK_LABELS if name in header), None)
@@ -316,6 +360,7 @@ def _add_named_rows(
             _add_clip(labels, clip, 0, mids, name)
 
 
+@uncollected()
 def read_durations(path: str | Path) -> dict[str, float]:
     """Read lengths of clips: CSV without a header, `Y<ytid>,seconds`.
 
@@ -327,9 +372,18 @@ def read_durations(path: str | Path) -> dict[str, float]:
             value).
     """
     path = Path(path)
-    durations: dict[str, float] = {}
     if not path.exists():
-        return durations
+        return {}
+    try:
+        with reading(path, "the lengths of the clips"):
+            return _plain_durations(path)
+    except (OddLineError, UserError):  # the other way says which line it is
+        return _durations(path)
+
+
+def _durations(path: Path) -> dict[str, float]:
+    """As `read_durations`, row by row."""
+    durations: dict[str, float] = {}
     for line, row in _csv_rows(path, "the lengths of the clips"):
         try:
             name, seconds = row[0], parse_seconds(row[1])
@@ -338,4 +392,17 @@ def read_durations(path: str | Path) -> dict[str, float]:
         if not 0 < seconds < math.inf:
             raise UserError(f"{path}, line {line}: {','.join(row)!r} is not `Y<ytid>,seconds`")
         durations[name.removesuffix(".mp3")] = seconds
+    return durations
+
+
+def _plain_durations(path: Path) -> dict[str, float]:
+    """As `read_durations`, for a table of plain lines; else OddLineError."""
+    durations: dict[str, float] = {}
+    for rows in plain_rows(path, line_of([TEXT, NUMBER], ",")):
+        if rows:
+            names, cells = zip(*rows, strict=True)
+            seconds = numbers(cells, 0.0, LATEST)
+            if min(seconds) <= 0:
+                raise OddLineError
+            durations.update(zip((name.removesuffix(".mp3") for name in names), seconds, strict=True))
     return durations

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from data_util.own_data import OwnData, Recording
-from errors import UserError, printable
+from errors import UserError
+from printable import printable
 
 SPLITS = ("train", "val", "test")
 LEAST = 0.25  # of the share that was asked for: less would make tuning and testing luck

@@ -41,13 +41,15 @@ from atomic import check_writable, replacing
 from data_util.audio_folders import AUDIO_ENDINGS, FFMPEG_ENDINGS, beneath, is_audio_name
 from data_util.cells import safe_cells
 from data_util.channels import CHANNELS
-from data_util.hdf5_dataset import PackedRows
+from data_util.hdf5_dataset import PackedRows, text_attribute
 from data_util.hdf5_output import create_hdf5
 from data_util.pack_account import Account, account
 from data_util.pack_clip import CRASHED, PackedClip, pack_clip
 from data_util.pack_labels import Wanted, WantedClip, read_wanted
 from data_util.processes import map_in_processes
-from errors import UserError, exit_on_user_error, printable
+from errors import UserError, exit_on_user_error
+from json_text import json_text
+from printable import printable
 
 REQUEST = "pack_request"  # attribute of the output, and of each batch
 PROBLEMS = "pack_problems"  # entry of the output: what is wrong with the audio, as JSON
@@ -248,7 +250,7 @@ def _pack(
 ) -> Outcome:
     planned = plan(folder, label_files)
     tasks = planned.tasks
-    request = json.dumps({"sha256": fingerprint(folder, tasks, rules), "clips": len(tasks)})
+    request = json_text({"sha256": fingerprint(folder, tasks, rules), "clips": len(tasks)}, ensure_ascii=True)
     done = out.exists() and _request_of(out) == request
     if out.exists() and not done and not overwrite:
         raise UserError(f"{out} is there and was made from other files or labels; add --overwrite to replace it")
@@ -272,7 +274,7 @@ def _request_of(out: Path) -> str | None:
     """The request that an output was made from; None where it is no output of this command."""
     try:
         with h5py.File(out) as file:
-            return file.attrs.get(REQUEST)
+            return text_attribute(file, REQUEST)
     except OSError:
         return None
 
@@ -288,7 +290,8 @@ def _read_problems(file: h5py.File) -> list[Problem]:
 
 
 def _store_problems(file: h5py.File, problems: Sequence[Problem]) -> None:
-    file[PROBLEMS] = np.frombuffer(json.dumps(problems).encode(), np.uint8)  # an attribute holds no more than 64 KB
+    text = json_text(problems, ensure_ascii=True)  # names may hold halves of characters
+    file[PROBLEMS] = np.frombuffer(text.encode(), np.uint8)  # an attribute holds no more than 64 KB
 
 
 def report_path(out: Path) -> Path:
@@ -342,7 +345,7 @@ def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip],
         rows = PackedRows(file, [task.clip_id for task, _ in good])
         for row, (task, clip) in enumerate(good):
             rows.write(row, clip.mp3, np.frombuffer(task.target, np.uint8))
-        file.attrs["digests"] = json.dumps([clip.digest for _, clip in good])
+        file.attrs["digests"] = json_text([clip.digest for _, clip in good], ensure_ascii=True)
         problems = [
             Problem(task.clip_id, problem, detail, task.file)
             for task, clip in zip(tasks, packed, strict=True)

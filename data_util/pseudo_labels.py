@@ -32,7 +32,8 @@ from data_util.hdf5_output import check_written, create_hdf5
 from data_util.labels import CLIP_FRAMES
 from data_util.logit_codec import decode_logits, encode_logits
 from data_util.processes import map_in_processes
-from errors import UserError, exit_on_user_error, printable
+from errors import UserError, exit_on_user_error
+from printable import printable
 
 N_CLASSES = 447
 _log = logging.getLogger(__name__)
@@ -123,14 +124,23 @@ class CompactPseudoLabels(_NamedRows):
         packed = entry(file, PACKED, text)
         if packed.ndim != 1 or h5py.check_vlen_dtype(packed.dtype) != np.uint8:
             refuse_entry(file, packed, text)
-        held = tuple(int(n) for n in packed.attrs.get("shape", ()))
-        if held != self.shape:
-            raise UserError(f"{file.filename}: entry {PACKED!r} holds clips of shape {list(held)}, expected {text}")
+        held = _packed_shape(packed)
+        if held != list(self.shape):
+            raise UserError(f"{file.filename}: entry {PACKED!r} holds clips of shape {held}, expected {text}")
         return _names_of_rows(file, len(packed))
 
     def read(self, row: int) -> np.ndarray:
         """Logits of a row, float16 [n_classes, n_frames]."""
         return decode_logits(self.entry(PACKED)[row], *self.shape)
+
+
+def _packed_shape(packed: h5py.Dataset) -> list[int]:
+    """The attribute `shape` of packed logits; empty where it is none."""
+    try:
+        shape = np.asarray(packed.attrs.get("shape", ()))
+    except (OSError, RuntimeError, TypeError, ValueError):  # as many as there are types that NumPy has not
+        return []
+    return shape.tolist()[:8] if shape.ndim == 1 and shape.dtype.kind in "iu" else []  # of a stranger, for a message
 
 
 def _names_of_rows(file: h5py.File, n_rows: int) -> list[str]:

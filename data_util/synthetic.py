@@ -38,7 +38,9 @@ from data_util.pack_labels import pack_target
 from data_util.processes import worker_pool
 from data_util.sounds import RATE, SOUNDS, Sound
 from data_util.synthetic_layouts import MANIFEST, LayoutRequest, find_layout, make_layout
-from errors import UserError, exit_on_user_error, printable
+from errors import UserError, exit_on_user_error
+from json_text import json_text
+from printable import printable
 
 AUDIOSET = "audioset"  # the layout of this module
 AUDIOSET_FILES = (480, 96)  # training and evaluation clips
@@ -200,7 +202,7 @@ def make_dataset(out: Path, request: Request, *, overwrite: bool = False, worker
         lines = (f"Y{make_ytid(request.seed, 'eval', i)},{CLIP_SECONDS:g}\n" for i in range(request.eval))
         temporary.write_text("".join(lines), encoding="utf-8")
     with replacing(out / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(asdict(request), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(asdict(request), ensure_ascii=True, indent=2) + "\n", encoding="utf-8")
     return True
 
 

@@ -9,7 +9,6 @@ File names, tables and audio formats are those of the published sets; the audio 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from data_util.downstream import TASKS, TAU_SCENES
 from data_util.labels import load_vocabulary
 from data_util.sounds import RATE, SOUNDS, Sound
 from data_util.synthetic_layouts import LayoutRequest, register_layout
+from json_text import json_text
 
 FILE_RATE = 44_100  # Hz, of all four published sets
 ESC_CLASSES = 10
@@ -177,6 +177,8 @@ def make_openmic(out: Path, request: LayoutRequest) -> None:
         Y_mask=known,
         sample_key=np.array(keys, object),  # as it is published
     )
-    (out / "class-map.json").write_text(json.dumps({name: i for i, name in enumerate(OPENMIC_CLASSES)}))
+    (out / "class-map.json").write_text(
+        json_text({name: i for i, name in enumerate(OPENMIC_CLASSES)}, ensure_ascii=True)
+    )
     _write_table(out / "partitions" / "split01_train.csv", [[key] for key in keys[: request.train]])
     _write_table(out / "partitions" / "split01_test.csv", [[key] for key in keys[request.train :]])

@@ -7,7 +7,6 @@ what is heard instead: `busy_signal`, `clicking`, `siren`, ...
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from data_util.audio_output import write_audio
 from data_util.hear_files import LABEL_COLUMNS, LABELS_FILE, METADATA_FILE, SPLITS
 from data_util.sounds import RATE, SOUNDS, Sound
 from data_util.synthetic_layouts import LayoutRequest, register_layout
+from json_text import json_text
 
 # Without the noise and the hum, which have no sharp onset, and the dial tone, which a short busy signal equals.
 SOUND_OF = {
@@ -94,4 +94,4 @@ def _event(rng: np.random.Generator, sound: Sound, longest: int) -> np.ndarray:
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(content, ensure_ascii=True, indent=1) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from atomic import naming, replacing, unfinished
 from errors import UserError
+from json_text import json_text
 from locks import FOLDER_LOCK
 
 MANIFEST = "synthetic.json"
@@ -130,7 +131,7 @@ def make_layout(out: Path, request: LayoutRequest, *, overwrite: bool = False) -
             os.replace(part / name, out / name)
     with replacing(out / MANIFEST) as temporary:
         manifest = {"request": asdict(request), "entries": names}
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(manifest, ensure_ascii=True, indent=2) + "\n", encoding="utf-8")
     return True
 
 

@@ -22,7 +22,8 @@ from torch.utils.data import Dataset
 
 from atomic import replacing
 from data_util.clip_index import ClipIndex
-from errors import UserError, exit_on_user_error, printable, reading
+from errors import UserError, exit_on_user_error, reading
+from printable import printable
 
 N_WEAK_CLASSES = 527
 COLUMNS = ["name", "row"]

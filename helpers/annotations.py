@@ -10,8 +10,9 @@ from data_util.annotation_formats import read_events
 from data_util.clip_names import ClipNames
 from data_util.own_annotations import COLUMNS
 from data_util.own_data import finder
-from errors import UserError, printable, reading
+from errors import UserError, reading
 from helpers.outputs import TrueEvents, events_by_audio, read_true_events
+from printable import printable
 
 _TABLE = ("onset", "offset", "label")
 

@@ -18,7 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 import signals
 from errors import describe
-from helpers.run_folder import LAST, PERIODIC, remove, write_checkpoint
+from helpers.run_folder import LAST, PERIODIC, periodic_checkpoints, remove, write_checkpoint
 
 log = logging.getLogger("efficientsed")
 
@@ -163,8 +163,7 @@ class PeriodicCheckpoint(pl.Callback):
         trainer.save_checkpoint(self.folder / PERIODIC.replace("*", f"{trainer.global_step:08d}"))
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
-            written = sorted(self.folder.glob(PERIODIC), key=lambda path: path.stat().st_mtime_ns)
-            for old in written[: -self.keep]:
+            for old in periodic_checkpoints(self.folder, trainer.global_step)[: -self.keep]:
                 remove(old)
 
 

@@ -6,7 +6,7 @@ import html
 import re
 
 from data_util.cells import safe_cells
-from errors import printable
+from printable import printable
 
 __all__ = ["html_text", "markdown_text", "safe_cells"]
 

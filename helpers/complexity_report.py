@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.complexity import Complexity, analyse
-from helpers.json_text import json_text
+from json_text import json_text
 from models import backbone_names, cards, create_model, sequence_model_names
 
 Model = tuple[str, str | None, int | None]  # backbone, sequence model, its dimension

@@ -14,8 +14,8 @@ from helpers.audio_reader import SAMPLE_RATE
 from helpers.chunking import RunningFilter, ScoreBlender, WindowPlan
 from helpers.classes import ClassName
 from helpers.events import RECORD_FIELDS, EventDecoder, EventTable, make_record, make_table, to_frames
-from helpers.json_text import json_text
 from helpers.thresholds import parse_thresholds, require_one_number
+from json_text import json_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,6 @@ A process of its own for `doctor.py`: a broken build of torch ends this process 
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import soxr  # noqa: F401
 import torch
 
 from helpers.complexity import processor_name
+from json_text import json_text
 
 
 def probe() -> dict[str, Any]:
@@ -45,4 +45,4 @@ def _gpu(index: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(probe()))
+    print(json_text(probe(), ensure_ascii=True))

@@ -13,13 +13,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from errors import UserError, printable
+from errors import UserError
 from helpers.cells import safe_cells
 from helpers.classes import ClassName
 from helpers.detection import Detection
 from helpers.events import RECORD_FIELDS, Event, make_record
-from helpers.json_text import json_text
 from helpers.outputs import OutputFolder, seconds
+from json_text import json_text
+from printable import printable
 
 CSV_COLUMNS = RECORD_FIELDS
 HIGHEST_HZ = 8000  # the models hear 16 kHz audio

@@ -7,9 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from helpers.json_text import json_text
 from helpers.onset_scores import Event
 from helpers.run_folder import write_text
+from json_text import json_text
 
 
 def write_predictions(path: Path, events: Mapping[str, Sequence[Event]]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from helpers.classes import ClassName
-from helpers.json_text import json_text
+from json_text import json_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
-import json
 import logging
 import os
 import sys
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atomic import unfinished
-from errors import UserError, printable
+from errors import UserError
 from helpers.backends import INPUT, MEL, METADATA, OUTPUTS, TUNING_KEYS, model_title
 from helpers.events import FRAME_RATE
 from helpers.runtimes import openvino_core
+from json_text import json_text
+from printable import printable
 
 SAMPLE_RATE = 16_000
 OPSET = 18
@@ -209,7 +211,7 @@ def export_onnx(model: nn.Module, path: Path, *, half: bool = False) -> bool:
     graph.graph.output.remove(outputs[MEL])  # keeps its name inside the graph, where backends cut it
     _name_axes(graph.graph)
     length = None if any_length else EXAMPLE_SECONDS * SAMPLE_RATE
-    graph.metadata_props.add(key=METADATA, value=json.dumps({**metadata(model), "length": length}))
+    graph.metadata_props.add(key=METADATA, value=json_text({**metadata(model), "length": length}, ensure_ascii=True))
     if half:
         _halve_weights(onnx, graph.graph)
     onnx.save(graph, path)
@@ -294,7 +296,7 @@ def export_openvino(onnx_path: Path, path: Path) -> None:
     except RuntimeError as error:
         if "iostream" not in str(error):
             raise
-        raise UserError(f"{path} cannot be written: make room on the disk, or name another place") from None
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None  # it does not say why
 
 
 def export_torchscript(model: nn.Module, path: Path) -> None:
@@ -302,13 +304,13 @@ def export_torchscript(model: nn.Module, path: Path) -> None:
     with _quiet(), exportable(complex_numbers=True), torch.no_grad():
         traced = torch.jit.trace(WaveformToScores(model).eval(), (_example(),), check_trace=False)
     buffer = io.BytesIO()  # torch does not say why it cannot write a file
-    torch.jit.save(traced, buffer, _extra_files={f"{METADATA}.json": json.dumps(metadata(model))})
+    torch.jit.save(traced, buffer, _extra_files={f"{METADATA}.json": json_text(metadata(model), ensure_ascii=True)})
     path.write_bytes(buffer.getbuffer())
 
 
 def cached_onnx(model: nn.Module, folder: Path = CACHE) -> Path:
     """The model as ONNX, exported once and kept in `folder` under the check sum of its weights."""
-    digest = hashlib.sha256(json.dumps([EXPORT_VERSION, metadata(model)], sort_keys=True).encode())
+    digest = hashlib.sha256(json_text([EXPORT_VERSION, metadata(model)], ensure_ascii=True, sort_keys=True).encode())
     for key, value in model.state_dict().items():
         digest.update(key.encode() + value.contiguous().cpu().numpy().tobytes())
     path = folder / f"{digest.hexdigest()[:24]}.onnx"

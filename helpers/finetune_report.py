@@ -17,20 +17,21 @@ import soundfile
 from data_util.audio import SAMPLE_RATE, DecodeError, read_part
 from data_util.own_data import OwnData, Recording
 from data_util.own_splits import balance
-from errors import UserError, printable
+from errors import UserError
 from helpers.backends import model_title
 from helpers.cells import html_text as _text
 from helpers.cells import markdown_text
 from helpers.confusion_map import confusion_map
 from helpers.finetune_scores import examine
-from helpers.json_text import json_text
 from helpers.plots import log_mel
 from helpers.report import picture
 from helpers.run_folder import BEST, CARD_FILE, CONFIG_FILE, HISTORY_FILE, write_text
 from helpers.svg_charts import line_chart
 from helpers.tuning import read_tuning, score_recordings
+from json_text import json_text
 from models.checkpoints import read_checkpoint
 from models.sed_model import load_model
+from printable import printable
 
 log = logging.getLogger("efficientsed")
 

@@ -15,6 +15,7 @@ from helpers.cells import safe_cells
 from helpers.event_files import CSV_COLUMNS, Contents, records
 from helpers.inputs import COUNTS, EVENTS
 from helpers.outputs import OutputFolder
+from json_text import json_text
 
 EVENTS_FILE, COUNTS_FILE = f"{EVENTS}.csv", f"{COUNTS}.csv"
 _LEDGER = ".efficientsed-events.jsonl"
@@ -45,7 +46,7 @@ class JoinedEvents:
         channel = contents.detection.channel
         about = {"filename": contents.filename, "channel": "mix" if channel is None else str(channel + 1)}
         rows = [list(record.values()) for record in records(contents)]
-        line = json.dumps({"settings": self._settings, "stem": stem, **about, "events": rows}, allow_nan=False)
+        line = json_text({"settings": self._settings, "stem": stem, **about, "events": rows}, ensure_ascii=True)
         places = self._index()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # A link that leads elsewhere is not written through.

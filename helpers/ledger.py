@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError, reading
+from json_text import json_text
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
@@ -50,7 +51,7 @@ def append_to_ledger(path: Path, entry: dict[str, Any]) -> None:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
         # The line before may be one that a killed run left half written.
-        file.write("\n" + json.dumps(entry) + "\n")
+        file.write("\n" + json_text(entry, ensure_ascii=True) + "\n")
 
 
 def _check_kind(path: Path, kind: int) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import signals
-from errors import UserError, describe, printable
+from errors import UserError, describe
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.detection import CLASS_THRESHOLDS, Detection
 from helpers.detector import Detector, Failure
@@ -23,12 +23,13 @@ from helpers.events import FRAME_RATE
 from helpers.inputs import SUMMARY
 from helpers.joined import COUNTS_FILE, EVENTS_FILE, JoinedEvents
 from helpers.journal import Journal
-from helpers.json_text import json_text
 from helpers.outputs import format_table
 from helpers.pipeline import Job
 from helpers.progress import Progress, clock
 from helpers.results import N_TAGS, ResultWriter, Summary
 from helpers.streaming import clock_time
+from json_text import json_text
+from printable import printable
 
 if TYPE_CHECKING:
     from helpers.streaming import EventStream, StreamEvent

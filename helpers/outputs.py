@@ -14,9 +14,10 @@ from pathlib import Path
 from atomic import naming, unfinished
 from data_util.clip_names import ClipNames, fullest_names
 from data_util.times import WHAT, parse_seconds
-from errors import UserError, printable, reading
+from errors import UserError, reading
 from helpers.events import Event, EventTable, rounded_down
 from helpers.ledger import append_to_ledger, read_ledger
+from printable import printable
 
 _LEDGER = ".efficientsed.jsonl"
 

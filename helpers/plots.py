@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import printable
 from helpers.audio_reader import SAMPLE_RATE
 from helpers.events import EventTable
 from helpers.outputs import TrueEvents
+from printable import printable
 
 N_FFT, HOP, N_MELS = 1024, 160, 128
 MAX_COLUMNS = 2000  # of the spectrogram: more than any screen shows

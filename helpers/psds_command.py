@@ -17,16 +17,17 @@ import numpy as np
 
 from atomic import unfinished
 from command_line import check_output, refuse
-from errors import UserError, exit_on_user_error, printable
+from errors import UserError, exit_on_user_error
 from helpers import psds_io, psds_scores
 from helpers.cells import safe_cells
-from helpers.json_text import json_text
 from helpers.postprocess import check_windows
 from helpers.psds_accumulator import PSDSAccumulator
 from helpers.psds_bootstrap import Interval, bootstrap, paired_bootstrap
 from helpers.psds_curves import F1, PSDS1, PSDS2
 from helpers.psds_figures import PSDSResult, macro_f1, micro_f1
 from helpers.psds_plots import plot_classes, plot_psd_roc
+from json_text import json_text
+from printable import printable
 
 SETTINGS = {"psds1": PSDS1, "psds2": PSDS2}
 N_RESAMPLES = 1000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import printable
+from printable import printable
 
 # Okabe and Ito's palette: told apart with every kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -17,18 +17,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from atomic import naming, replacing, unfinished
 from data_util.audio_folders import beneath
 from data_util.clip_names import clip_ids
+from data_util.hdf5_dataset import entry, open_hdf5, read_names
 from data_util.labels import FRAME_RATE, load_vocabulary
 from errors import UserError, reading
+from helpers.psds_batches import check_stamps
 from helpers.psds_io import refuse_existing
 
+if TYPE_CHECKING:
+    import h5py
+
 TIMES = ("onset", "offset")
+FRAME_RATES = (1e-3, 1e6)  # per second; others are mistakes
+LONGEST_VALUE = 60  # characters of a value in a message
 
 
 class ScoredClips(NamedTuple):
@@ -104,50 +111,82 @@ class ScoreFolder:
         if (onsets[1:] != offsets[:-1]).any():
             raise UserError(f"{file}: every frame must begin where the one before ends")
         scores = np.ascontiguousarray(table.to_numpy()[:, 2:].T)
-        return ScoredClips([clip_id], scores[None], np.append(onsets, offsets[-1]))
+        stamps = check_stamps(str(file), np.append(onsets, offsets[-1]), len(table))
+        return ScoredClips([clip_id], scores[None], stamps)
 
 
-def _is_numbers(entry: Any, n_axes: int) -> bool:
-    """Whether an entry of an HDF5 file is an array of numbers, with its values in that file."""
-    here = hasattr(entry, "dtype") and not (entry.external or entry.is_virtual)
-    return here and entry.dtype.kind in "fiu" and entry.ndim == n_axes
+def _numbers(file: h5py.File, name: str, n_axes: int, kinds: str, expected: str) -> h5py.Dataset:
+    """The entry of this name; UserError unless it is an array of so many axes of numbers of these kinds of NumPy."""
+    found = entry(file, name, expected)
+    try:
+        kind = found.dtype.kind
+    except TypeError:  # HDF5 has types that NumPy has not
+        kind = ""
+    if kind == "" or kind not in kinds or found.ndim != n_axes:
+        raise UserError(f"{file.filename}: entry {name!r} must hold {expected}")
+    return found
 
 
-def _is_text(entry: Any) -> bool:
-    import h5py
+def _text(file: h5py.File, name: str) -> list[str]:
+    expected = "text [N]"
+    found = entry(file, name, expected)
+    try:
+        return read_names(file, found, expected)
+    except (UserError, TypeError):
+        raise UserError(f"{file.filename}: entry {name!r} must hold {expected}") from None
 
-    return (
-        hasattr(entry, "dtype")
-        and entry.ndim == 1
-        and (entry.dtype.kind == "S" or h5py.check_string_dtype(entry.dtype))
-    )
+
+def _frame_rate(file: h5py.File) -> float:
+    """The attribute `frame_rate`, or the usual one where there is none; UserError for one that cannot be."""
+    if "frame_rate" not in file.attrs:
+        return FRAME_RATE
+    low, high = FRAME_RATES
+    expected = f"a number of frames per second from {low:g} to {high:,.0f}; mend it or remove it ({FRAME_RATE:g})"
+    try:
+        value = np.asarray(file.attrs["frame_rate"])
+    except (OSError, RuntimeError, TypeError, ValueError):  # as many as there are types that NumPy has not
+        raise UserError(f"{file.filename}: attribute 'frame_rate' cannot be read; expected {expected}") from None
+    if value.dtype.kind in "fiu" and value.size == 1 and low <= value.item() <= high:  # NaN fails, too
+        return float(value.item())
+    raise UserError(f"{file.filename}: attribute 'frame_rate' is {_short(value)}, expected {expected}")
+
+
+def _short(value: np.ndarray) -> str:
+    """A value from a stranger, for a message."""
+    text = " ".join(repr(value.item() if value.ndim == 0 else value.tolist()).split())
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..."
+
+
+def _lengths(file: h5py.File, n_clips: int, n_frames: int) -> np.ndarray:
+    """Frames of each clip [N] that are not padding; UserError unless each is a whole number from 1 to all."""
+    if "n_frames" not in file:
+        return np.full(n_clips, n_frames)
+    values = _numbers(file, "n_frames", 1, "iu", "whole numbers [N]")[:]
+    if (bad := (values < 1) | (values > n_frames)).any():
+        row = int(np.argmax(bad))
+        raise UserError(
+            f"{file.filename}: entry 'n_frames' is {values[row]} for clip {row}, expected 1 to {n_frames} frames"
+        )
+    return values.astype(np.int64)
 
 
 class ScoreHDF5:
     """A compact HDF5 file of scores, or one of pseudo labels."""
 
     def __init__(self, path: Path) -> None:
-        import h5py
-
         self.path = path
-        try:
-            with h5py.File(path) as file:
-                key = next((name for name in ("scores", "strong_logits") if name in file), None)
-                if key is None or "filenames" not in file or not _is_numbers(file[key], 3):
-                    raise UserError(f"{path}: expected `filenames` [N] and `scores` [N, C, T]; found {sorted(file)}")
-                for name in ("filenames", "labels"):
-                    if name in file and not _is_text(file[name]):
-                        raise UserError(f"{path}: entry {name!r} must hold text [N]")
-                if "n_frames" in file and not _is_numbers(file["n_frames"], 1):
-                    raise UserError(f"{path}: entry 'n_frames' must hold whole numbers [N]")
-                self.key, (n, n_classes, self.n_frames) = key, file[key].shape
-                names = [name.decode("utf-8", "replace") for name in file["filenames"][:]]
-                self.lengths = file["n_frames"][:] if "n_frames" in file else np.full(n, self.n_frames)
-                labels = [name.decode("utf-8", "replace") for name in file["labels"][:]] if "labels" in file else []
-                labels = [label.strip() for label in labels]
-                self.frame_rate = float(file.attrs.get("frame_rate", FRAME_RATE))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read as HDF5: {error}") from None
+        with open_hdf5(path) as file:
+            key = next((name for name in ("scores", "strong_logits") if name in file), None)
+            if key is None or "filenames" not in file:
+                raise UserError(f"{path}: expected `filenames` [N] and `scores` [N, C, T]; found {sorted(file)}")
+            scores = _numbers(file, key, 3, "fiu", "numbers [N, C, T]")
+            self.key, (n, n_classes, self.n_frames) = key, scores.shape
+            if not self.n_frames:
+                raise UserError(f"{path}: entry {key!r} holds no frames")
+            names = _text(file, "filenames")
+            labels = [label.strip() for label in _text(file, "labels")] if "labels" in file else []
+            self.lengths = _lengths(file, n, self.n_frames)
+            self.frame_rate = _frame_rate(file)
         self.class_names = labels or list(load_vocabulary("strong").names)
         clip_of = clip_ids(names)
         self.clip_ids = [clip_of[name] for name in names]
@@ -157,14 +196,13 @@ class ScoreHDF5:
 
     def read(self, clip_ids: Sequence[str], batch_size: int = 64) -> Iterator[ScoredClips]:
         """Yields the scores of these clips in the order of the file, clips of equal length together."""
-        import h5py
-
-        with h5py.File(self.path) as file:
+        with open_hdf5(self.path) as file:
+            values = entry(file, self.key, "numbers [N, C, T]")
             rows = np.sort([self._row[clip_id] for clip_id in clip_ids])
             for i in range(0, len(rows), batch_size):
                 part = rows[i : i + batch_size]
                 whole = part[-1] - part[0] + 1 == len(part)  # a slice is read much faster than a list of rows
-                block = file[self.key][part[0] : part[-1] + 1] if whole else file[self.key][part]
+                block = values[part[0] : part[-1] + 1] if whole else values[part]
                 for length in np.unique(self.lengths[part]):
                     chosen = self.lengths[part] == length
                     names = [self.clip_ids[row] for row in part[chosen]]

@@ -8,7 +8,6 @@ it was, the number of processes may change in between, and the contents do not d
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,11 +22,13 @@ from torch.utils.data import Sampler
 
 from atomic import replacing
 from data_util.audioset import ClipDataset
+from data_util.hdf5_dataset import text_attribute
 from data_util.hdf5_output import create_hdf5
 from data_util.logit_codec import encode_logits
 from data_util.pseudo_labels import DENSE, NAMES, PACKED, LogitsWriter
 from data_util.samplers import rank_and_world
 from errors import UserError
+from json_text import json_text
 from models.sed_model import SEDModel
 
 REQUEST = "request"  # attribute of a part, and of a finished file: check sum of what it was made from
@@ -40,7 +41,7 @@ def fingerprint(models: Sequence[SEDModel], clips: ClipDataset) -> str:
         stat = file.path.stat()
         digest.update(f"\n{stat.st_size} {stat.st_mtime_ns}".encode())
     for model in models:
-        digest.update(json.dumps(model.metadata()).encode())
+        digest.update(json_text(model.metadata(), ensure_ascii=True).encode())
         for name, value in model.state_dict().items():
             digest.update(name.encode())
             digest.update(value.float().cpu().numpy().tobytes())
@@ -78,7 +79,7 @@ class PartFolder:
         """Whether the final file is there and was made by this very request."""
         try:
             with h5py.File(self.out) as file:
-                return file.attrs.get(REQUEST) == self._digest
+                return text_attribute(file, REQUEST) == self._digest
         except OSError:
             return False
 
@@ -98,7 +99,7 @@ class PartFolder:
         """Whether a batch is there, whole and of this request."""
         try:
             with h5py.File(self.path(batch)) as file:
-                return file.attrs.get(REQUEST) == self.request
+                return text_attribute(file, REQUEST) == self.request
         except (OSError, RuntimeError):
             return False
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from errors import printable
 from helpers.audio_reader import SAMPLE_RATE, Source, read_blocks
 from helpers.detection import CLASS_THRESHOLDS, Decoding, Detection
 from helpers.event_files import Tags
 from helpers.events import FRAME_RATE
-from helpers.json_text import json_text
 from helpers.outputs import OutputFolder, TrueEvents
 from helpers.plots import DYNAMIC_RANGE, log_mel
+from json_text import json_text
+from printable import printable
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "resources" / "report.html"
 PLACEHOLDER = "<!-- DATA -->"

@@ -20,7 +20,7 @@ import config
 import signals
 from data_util.loaders import Loader
 from data_util.samplers import BalancedSampler, EpochSampler, EvalSampler, ShuffleSampler
-from errors import PrintableFormatter, UserError, printable
+from errors import UserError
 from helpers import teacher as teachers
 from helpers.callbacks import (
     AtomicCheckpoints,
@@ -53,6 +53,7 @@ from helpers.trackers import make_loggers, require_packages
 from helpers.validation_views import ShowValidation
 from models.checkpoints import read_checkpoint
 from models.sed_model import SEDModel, create_model
+from printable import PrintableFormatter, printable
 
 log = logging.getLogger("efficientsed")
 

@@ -24,9 +24,9 @@ import torch
 import config
 import locks
 from atomic import replacing
-from errors import PrintableFormatter, printable
 from helpers.cells import markdown_text
-from helpers.json_text import json_text
+from json_text import json_text
+from printable import PrintableFormatter, printable
 
 log = logging.getLogger("efficientsed")
 
@@ -139,8 +139,28 @@ def resume_checkpoint(options: config.RunOptions) -> Path:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The latest of the checkpoints from which a run can go on: `last.ckpt` and those written every few minutes."""
-    found = [path for path in (folder / LAST, *folder.glob(PERIODIC)) if path.exists()]
+    found = [path for path in (*periodic_checkpoints(folder), folder / LAST) if path.exists()]
+    found.reverse()  # of equal times the first wins, then: the last state, or the latest step
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def periodic_checkpoints(folder: Path, now: int | None = None) -> list[Path]:
+    """The checkpoints written every few minutes, from the oldest to the newest: by step, then by time.
+
+    Clocks go back and have coarse steps, numbers of steps do not: but for a run that went on from an earlier state. Its
+    checkpoints beyond the present are of a run that was given up, and count as the oldest.
+
+    Args:
+        folder: of the run.
+        now: the present optimiser step; None: no checkpoint is beyond it.
+    """
+    found = []
+    for path in folder.glob(PERIODIC):
+        number = path.name.removeprefix(PERIODIC.partition("*")[0]).removesuffix(SUFFIX)
+        if number.isdecimal():  # others are not ours
+            step = int(number)
+            found.append((now is None or step <= now, step, path.stat().st_mtime_ns, path))
+    return [path for *_, path in sorted(found)]
 
 
 def resumed_options(options: OptionsT, argv: Sequence[str]) -> OptionsT:
@@ -399,7 +419,7 @@ class RunRecord(pl.Callback):
         self._explain()
 
     def _explain(self) -> None:
-        write_text(self.folder / ENVIRONMENT_FILE, json_text(environment(), indent=2) + "\n")
+        write_text(self.folder / ENVIRONMENT_FILE, json_text(environment(), ensure_ascii=True, indent=2) + "\n")
         try:
             config.write_yaml(self.options, self.folder / CONFIG_FILE)
         except OSError as error:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from atomic import check_writable, replacing, unfinished
-from errors import UserError, describe, exit_on_user_error, one_line, printable, reading
+from errors import UserError, describe, exit_on_user_error, one_line, reading
+from printable import printable
 
 ROOT = Path(__file__).parents[1]
 

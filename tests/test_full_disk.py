@@ -140,6 +140,33 @@ def picture(path: Path) -> None:
     OutputFolder(path.parent).write(path.name, lambda part: plot_events(part, decibels, 20.0, [], None, "a"))
 
 
+def parquet(path: Path) -> None:
+    from helpers.detection import Detection
+    from helpers.event_files import Contents, write_events
+    from helpers.events import decode_events
+
+    pytest.importorskip("pyarrow")
+    classes = [ClassName(str(i), "") for i in range(20)]
+    table = decode_events(NOISE.random((20, 4000)).astype(np.float32), classes, 0.5, duration=160.0)
+    detection = Detection("a.wav", 160.0, classes, {"0.5": table}, np.zeros(20))
+    write_events(OutputFolder(path.parent), "parquet", path.stem, Contents("a.wav", detection, []))
+
+
+def onnx_graph(path: Path) -> None:
+    """A product with 360 kB of weights."""
+    onnx = pytest.importorskip("onnx")
+    from helpers.backends import METADATA
+
+    make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    weights = onnx.numpy_helper.from_array(NOISE.random((300, 300)).astype(np.float32), "w")
+    ends = [make.make_tensor_value_info(name, kind, ["b", 300]) for name in ("waveform", "frames")]
+    product = make.make_node("MatMul", ["waveform", "w"], ["frames"])
+    graph = make.make_graph([product], "g", ends[:1], ends[1:], [weights])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=9)
+    model.metadata_props.add(key=METADATA, value="{}")
+    OutputFolder(path.parent).write(path.name, lambda part: onnx.save(model, part))
+
+
 def text(path: Path) -> None:
     OutputFolder(path.parent).write_text(path.name, "x" * 200_000)
 
@@ -168,6 +195,8 @@ WRITERS: dict[str, Writer] = {
     "sound.flac": lambda path: compressed(path, "FLAC"),
     "sound.mp3": lambda path: compressed(path, "MP3"),
     "events.png": picture,
+    "events.parquet": parquet,
+    "model.onnx": onnx_graph,
     "page.html": text,
     "last.ckpt": checkpoint,
 }
@@ -202,6 +231,28 @@ def test_scores_of_a_run_name_the_file_that_they_were_to_become(tmp_path: Path, 
     assert describe(trouble.value).startswith(f"{tmp_path / name}: ")
     writer.close()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_openvino_names_its_file_and_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from helpers.exporting import export_openvino
+
+    onnx_graph(tmp_path / "a.onnx")
+    disk = tmp_path / "disk"
+
+    def write() -> None:
+        folder = OutputFolder(disk)
+        with folder.staged("m.bin") as weights, folder.staged("m.xml") as graph:
+            export_openvino(tmp_path / "a.onnx", graph)
+            graph.with_suffix(".bin").rename(weights)
+
+    for n_bytes in (0, 1000, 1 << 16, 350_000):  # nothing, within the graph, within the weights, at their end
+        with size_limit(n_bytes), pytest.raises(OSError) as trouble:
+            write()
+        assert describe(trouble.value).startswith(f"{disk / 'm.xml'}: the disk is full")
+        assert not list(disk.glob("*"))
+    write()
+    assert (disk / "m.bin").stat().st_size == 4 * 300 * 300 and (disk / "m.xml").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("n_bytes", [0, 100, 2000, 5000, 20_000, 70_000, 131_072, 400_000, 1_000_000])

@@ -13,7 +13,9 @@ FOLDERS = ("models", "data_util", "helpers")
 GROUND = {
     "atomic",
     "errors",
+    "json_text",
     "locks",
+    "printable",
     "signals",
     "command_line",
 }  # need the standard library alone (command_line reads YAML)
@@ -21,7 +23,9 @@ PURE = ("augment", "losses", "optim", "postprocess", "psds", "event_scores", "ch
 READERS = {"data_util.audio", "data_util.audio_file", "data_util.channels"}  # of impulse responses
 HDF5 = {"data_util.hdf5_output", "data_util.hdf5_dataset"}
 LABELS = (
-    {f"data_util.{name}" for name in ("labels", "label_files", "audio_folders", "clip_names", "times")} | READERS | HDF5
+    {f"data_util.{name}" for name in ("labels", "label_files", "audio_folders", "clip_names", "tables", "times")}
+    | READERS
+    | HDF5
 )
 
 

@@ -138,6 +138,6 @@ def test_the_classes_of_each_clip_are_those_of_its_rows(tmp_path, capsys, monkey
         assert set(mids) == expected and len(mids) == len(expected)
         assert list(mids) == sorted(mids, key=vocabulary.mids.index)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("data_util.label_files.LARGE_TABLE", 1000)
+    monkeypatch.setattr("data_util.tables.PATIENCE", 0.0)
     read_segments(table, vocabulary)
-    assert f"reading {table} (" in capsys.readouterr().err
+    assert f"reading {table.name}" in capsys.readouterr().err

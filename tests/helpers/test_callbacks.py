@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
 
 import config
-from helpers import callbacks, run
+from helpers import callbacks, run, run_folder
 from helpers.callbacks import AtomicCheckpoints, KeepBest, PeriodicCheckpoint
 
 
@@ -45,6 +45,50 @@ def test_periodic_checkpoints_lie_between_steps_and_the_newest_stay(tmp_path: Pa
         periodic.on_train_batch_end(trainer, None, None, None, batch)  # type: ignore[arg-type]
     assert trainer.saved == [f"step_0000000{n}.ckpt" for n in (1, 2, 3, 4)]  # not at the end of the epoch
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000003.ckpt", "step_00000004.ckpt"]
+
+
+def write_periodic(folder: Path, steps_and_times: dict[int, int]) -> None:
+    for step, time_ns in steps_and_times.items():
+        path = folder / f"step_{step:08d}.ckpt"
+        path.touch()
+        os.utime(path, ns=(time_ns, time_ns))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("clock", [1, 0, -1])
+def test_periodic_checkpoints_go_by_step_whatever_the_clock_does(tmp_path: Path, clock: int) -> None:
+    """Time stands still on some file systems, and goes back where a clock is set."""
+    write_periodic(tmp_path, {step: 1_000_000 + clock * step for step in (5, 20, 100_000_000)})
+    (tmp_path / "step_mine.ckpt").touch()  # somebody else's
+    trainer: Any = FakeTrainer()
+    trainer.save_checkpoint = lambda path: write_periodic(tmp_path, {100_000_007: 1_000_000 + clock * 100_000_007})
+    trainer.global_step = 100_000_007
+    PeriodicCheckpoint(tmp_path, minutes=0, keep=2).on_train_batch_end(trainer, None, None, None, 1)  # type: ignore[arg-type]
+    assert names(tmp_path) == ["step_100000000.ckpt", "step_100000007.ckpt", "step_mine.ckpt"]
+
+
+def test_a_run_that_went_back_keeps_its_own_checkpoints(tmp_path: Path) -> None:
+    """Those beyond its step are of the state that was given up; they go first, not the one just written."""
+    write_periodic(tmp_path, {200: 10, 300: 11})
+    trainer: Any = FakeTrainer()
+    periodic = PeriodicCheckpoint(tmp_path, minutes=0, keep=2)
+    for step in (150, 170):
+        trainer.global_step = step
+        periodic.on_train_batch_end(trainer, None, None, None, 1)  # type: ignore[arg-type]
+        assert len(names(tmp_path)) == 2 and f"step_00000{step}.ckpt" in names(tmp_path)
+    assert names(tmp_path) == ["step_00000150.ckpt", "step_00000170.ckpt"]
+
+
+def test_of_equal_times_the_latest_step_is_the_newest(tmp_path: Path) -> None:
+    for last in (7, 12):
+        write_periodic(tmp_path, {1: 5, 9: 5, last: 5})
+        assert run_folder.newest_checkpoint(tmp_path) == tmp_path / f"step_{max(9, last):08d}.ckpt"
+    (tmp_path / "last.ckpt").touch()
+    assert run_folder.newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"
+    assert run_folder.newest_checkpoint(tmp_path / "nowhere") is None
 
 
 def test_periodic_checkpoints_keep_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

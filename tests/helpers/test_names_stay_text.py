@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from data_util.own_splits import balance_table
-from errors import PrintableFormatter, is_obeyed
 from helpers.cells import html_text, markdown_text
 from helpers.classes import ClassName
 from helpers.detection import Detection
 from helpers.event_files import FORMATS, Contents, write_events
 from helpers.events import decode_events
-from helpers.json_text import json_text
 from helpers.outputs import OutputFolder
 from helpers.results import _tag_table
+from json_text import json_text
+from printable import PrintableFormatter, is_obeyed
 
 EVIL = "=1+1\x1b[2J\x85\u202eevil\u2028ü日\u200d\x7f"
 SHOWN = "\\x1b[2J"

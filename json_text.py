@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from errors import is_obeyed
+from printable import is_obeyed
 
 _BEYOND_ASCII = re.compile("[^\x00-\x7e]")
 
