@@ -60,8 +60,10 @@ def train(options: FinetuneOptions, data: OwnData) -> None:
     from helpers.finetune_report import report_on
     from helpers.lit_finetune import (
         FinetuneModule,
+        best_epoch,
         choose_start,
         log_data,
+        note_limits,
         splits_of,
         stop_early,
         train_sampler,
@@ -81,13 +83,14 @@ def train(options: FinetuneOptions, data: OwnData) -> None:
     stop_early(trainer, options)
     log_data(data, splits)
     windows = f"{len(train_set):,} of {train_set.seconds:g} s"
-    length = f"{len(loader)} steps, at most {options.n_epochs} of them; {options.frozen_epochs} with a frozen backbone"
+    length = f"at most {options.n_epochs}, of {len(loader)} steps each; the first {options.frozen_epochs} with a frozen backbone"
     log.info("%s", run.describe(options, module, trainer, folder, training_windows=windows, epochs=length))
     run.fit(trainer, module, loader, run.eval_loader(val_set, options), options)
     run.report(folder, trainer, module, "last epoch")
     device, best = str(trainer.strategy.root_device), folder / BEST
     with signals.telling(lambda: f"{best} is trained; report on it with --evaluate --checkpoint {best}"):
         tune_checkpoint(best, splits["val"], device)
+        note_limits(data, splits, best_epoch(folder, options.monitor), options.n_epochs)
         report_on(best, folder, data, splits, device, n_bootstrap=options.n_bootstrap)
 
 
