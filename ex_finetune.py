@@ -60,10 +60,8 @@ def train(options: FinetuneOptions, data: OwnData) -> None:
     from helpers.finetune_report import report_on
     from helpers.lit_finetune import (
         FinetuneModule,
-        best_epoch,
         choose_start,
         log_data,
-        note_limits,
         splits_of,
         stop_early,
         train_sampler,
@@ -90,7 +88,6 @@ def train(options: FinetuneOptions, data: OwnData) -> None:
     device, best = str(trainer.strategy.root_device), folder / BEST
     with signals.telling(lambda: f"{best} is trained; report on it with --evaluate --checkpoint {best}"):
         tune_checkpoint(best, splits["val"], device)
-        note_limits(data, splits, best_epoch(folder, options.monitor), options.n_epochs)
         report_on(best, folder, data, splits, device, n_bootstrap=options.n_bootstrap)
 
 

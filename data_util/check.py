@@ -23,7 +23,7 @@ from data_util.audioset import SPLITS
 from data_util.hdf5_dataset import Mp3File, open_hdf5
 from data_util.label_cache import load_strong_events
 from data_util.label_files import read_durations, read_mids
-from data_util.labels import Events, Vocabulary, load_vocabulary
+from data_util.labels import CLIP_FRAMES, FRAME_RATE, Events, Vocabulary, load_vocabulary
 from data_util.processes import map_in_processes
 from errors import UserError, exit_on_user_error
 
