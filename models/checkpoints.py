@@ -257,7 +257,7 @@ def _complain(own: dict[str, Tensor], taken: dict[str, Tensor], report: LoadRepo
 
 
 def _fitting_backbones(model: nn.Module, own: dict[str, Tensor], taken: dict[str, Tensor]) -> list[str]:
-    """Backbones of the model's family that the weights are of; buffers that files lack count as they are in the model."""
+    """Backbones of the model's family that the weights are of; what files lack counts as it is in the model."""
     prefix = "model."
     shapes = {key: tuple(value.shape) for key, value in (own | taken).items() if key.startswith(prefix)}
     return backbones_like(getattr(model, "model_name", ""), {key.removeprefix(prefix): s for key, s in shapes.items()})
