@@ -215,7 +215,7 @@ def read_segments(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
 
 
 def _mids_of_clips(events: Events, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
-    """The MIDs of each clip's classes within its 10 s, each once, as the vocabulary orders them; for millions of events."""
+    """The MIDs of each clip's classes within its 10 s, each once, as the vocabulary orders them; in bulk."""
     clip = np.repeat(np.arange(len(events)), np.diff(events.starts))
     within = events.onset < CLIP_FRAMES / FRAME_RATE
     pairs = np.unique((clip * len(vocabulary) + events.class_index)[within])

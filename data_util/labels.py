@@ -1,8 +1,8 @@
 """Class vocabularies, event lists in columns, and their encoding on the 40 ms label grid.
 
 Labels are joined on the machine id (MID); a table of one's own may say the display name in its place. Events are
-held as columns (one array per field, grouped by clip), so that those of a hundred thousand clips are merged and counted without a loop
-over rows. `data_util.label_files` reads them.
+held as columns (one array per field, grouped by clip), so that those of a hundred thousand clips are merged and counted
+without a loop over rows. `data_util.label_files` reads them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ links, and is named as the tables say, or `<ytid>`, `Y<ytid>` or `<ytid>_<start 
 Work goes on in batches beside the output (`FILE.hdf.parts`), so a killed run resumes where it was; the same request
 again finds its output and writes the report only. `FILE.hdf.report.csv` lists every clip that is missing, unreadable,
 cut off, silent, too short, too long, clipped, duplicated or the same audio as another, and files without a label.
-Missing and unreadable clips are left out, the others are packed. The last lines on the screen say where every file and every row of the tables went.
+Missing and unreadable clips are left out, the others are packed. The last lines on the screen say where every file
+and every row of the tables went.
 """
 
 from __future__ import annotations
@@ -395,8 +396,8 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         action="append",
         metavar="FILE",
-        help="strong TSV or weak CSV as published, or a table with the columns filename, onset, offset, label (a name or "
-        "MID of AudioSet); may be given several times",
+        help="strong TSV or weak CSV as published, or a table with the columns filename, onset, offset, label (name or MID "
+        "of AudioSet); may be given several times",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.hdf", help="the packed file")
     parser.add_argument(
