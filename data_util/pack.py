@@ -396,8 +396,8 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         action="append",
         metavar="FILE",
-        help="strong TSV or weak CSV as published, or a table with the columns filename, onset, offset, label (name or MID "
-        "of AudioSet); may be given several times",
+        help="strong TSV or weak CSV as published, or a table with the columns filename, onset, offset, label (name or "
+        "MID of AudioSet); may be given several times",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.hdf", help="the packed file")
     parser.add_argument(
