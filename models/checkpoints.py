@@ -251,15 +251,15 @@ def _complain(own: dict[str, Tensor], taken: dict[str, Tensor], report: LoadRepo
         if keys
     ]
     if problems:
-        fitting = _fitting_backbones(model, own, taken) if shapes else []
+        fitting = _fitting_backbones(model, taken) if shapes else []
         advice = f"; its weights are of {' or '.join(fitting)}: --model_name={fitting[0]}" if fitting else ""
         raise UserError(f"checkpoint '{report.source}' does not fit the model: {'; '.join(problems)}{advice}")
 
 
-def _fitting_backbones(model: nn.Module, own: dict[str, Tensor], taken: dict[str, Tensor]) -> list[str]:
-    """Backbones of the model's family that the weights are of; what files lack counts as it is in the model."""
+def _fitting_backbones(model: nn.Module, taken: dict[str, Tensor]) -> list[str]:
+    """Backbones of the model's family that the weights are of."""
     prefix = "model."
-    shapes = {key: tuple(value.shape) for key, value in (own | taken).items() if key.startswith(prefix)}
+    shapes = {key: tuple(value.shape) for key, value in taken.items() if key.startswith(prefix)}
     return backbones_like(getattr(model, "model_name", ""), {key.removeprefix(prefix): s for key, s in shapes.items()})
 
 
