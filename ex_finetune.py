@@ -81,7 +81,7 @@ def train(options: FinetuneOptions, data: OwnData) -> None:
     stop_early(trainer, options)
     log_data(data, splits)
     windows = f"{len(train_set):,} of {train_set.seconds:g} s"
-    length = f"{len(loader)} steps, at most {options.n_epochs} of them; {options.frozen_epochs} with a frozen backbone"
+    length = f"at most {options.n_epochs}, of {len(loader)} steps each; {options.frozen_epochs} with a frozen backbone"
     log.info("%s", run.describe(options, module, trainer, folder, training_windows=windows, epochs=length))
     run.fit(trainer, module, loader, run.eval_loader(val_set, options), options)
     run.report(folder, trainer, module, "last epoch")

@@ -23,7 +23,7 @@ from data_util.audioset import SPLITS
 from data_util.hdf5_dataset import Mp3File, open_hdf5
 from data_util.label_cache import load_strong_events
 from data_util.label_files import read_durations, read_mids
-from data_util.labels import Events, Vocabulary, load_vocabulary
+from data_util.labels import CLIP_FRAMES, FRAME_RATE, Events, Vocabulary, load_vocabulary
 from data_util.processes import map_in_processes
 from errors import UserError, exit_on_user_error
 from printable import printable
@@ -198,7 +198,7 @@ def _check_labels(findings: Findings, path: Path, split: str, clips: np.ndarray,
     findings.say(f"\nstrong labels, {split}: {path}")
     vocabulary = load_vocabulary("strong")
     if not path.exists():
-        findings.complain(f"{path.name} is not there")
+        findings.complain(f"{path.name} is not there (the strong labels; of own recordings a copy of your table)")
         return
     try:
         events = load_strong_events(path, vocabulary)
@@ -216,6 +216,8 @@ def _check_labels(findings: Findings, path: Path, split: str, clips: np.ndarray,
     published = f"{PUBLISHED_CLIPS[split]:,} clips, {PUBLISHED_CLASSES[split]}"
     findings.say(f"  published: {published}; this copy has {of_published:.1%} of the clips")
     findings.say(f"  {len(read_mids(path)):,} classes in {path.name}")
+    if late := int((events.onset >= CLIP_FRAMES / FRAME_RATE).sum()):
+        findings.say(f"  {late:,} events begin after the 10 s of a clip: nothing learns or scores them")
     _report_classes(findings, events.select(np.flatnonzero(here)), vocabulary, split, show_classes)
 
 

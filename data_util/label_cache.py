@@ -21,7 +21,9 @@ _COLUMNS = ("clip_ids", "starts", "onset", "offset", "class_index")
 def cache_key(path: Path, vocabulary: Vocabulary) -> str:
     """Hash of all that the events depend on: the bytes of the table, the classes, the format."""
     digest = hashlib.sha256(path.read_bytes())
-    digest.update("\n".join(("", str(_FORMAT), *vocabulary.mids, "", *sorted(vocabulary.ignored_mids))).encode())
+    known = (*vocabulary.mids, "", *vocabulary.names)
+    ignored = (*sorted(vocabulary.ignored_mids), "", *sorted(vocabulary.ignored_names))
+    digest.update("\n".join(("", str(_FORMAT), *known, "", *ignored)).encode())
     return digest.hexdigest()[:32]
 
 

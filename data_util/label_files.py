@@ -7,14 +7,14 @@ import itertools
 import logging
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_util.clip_names import file_clip, segment_clip
-from data_util.labels import Events, Vocabulary, merge_events
+from data_util.labels import CLIP_FRAMES, FRAME_RATE, Events, Vocabulary, merge_events
 from data_util.tables import (
     NUMBER,
     TEXT,
@@ -44,18 +44,18 @@ _log = logging.getLogger(__name__)
 
 
 def read_strong_tsv(path: str | Path, vocabulary: Vocabulary) -> Events:
-    """Read strong labels as Google publishes them (segment_id, start and end in seconds, label = MID).
+    """Read strong labels as Google publishes them (segment_id, start and end in seconds, label = MID or name).
 
     Args:
         path: tab-separated file with a header; CRLF, quotes and blank lines do no harm. For recordings of one's own,
             commas may separate, segment_id may be any name or a column `filename`, and times onset and offset.
-        vocabulary: gives the class index of each MID; its `ignored_mids` are read over.
+        vocabulary: gives the class index of each MID and name; classes that it ignores are read over.
 
     Returns:
         The merged events, grouped by clip. Of a video with several segments only the first one counts.
 
     Raises:
-        UserError: missing file, other columns, malformed row, bad time or unknown MID (file, line, value).
+        UserError: missing file, other columns, malformed row, bad time or unknown label (file, line, value).
     """
     path = Path(path)
     with reading(path, "the labels"):
@@ -67,7 +67,7 @@ def _events(path: Path, table: pd.DataFrame, clips: _Clips, vocabulary: Vocabula
     """The merged events of a table."""
     label = table["label"].cat
     class_of = np.array([_class_of(vocabulary, mid) for mid in label.categories], np.int64)[label.codes]
-    _refuse(path, table, "label", class_of == _UNKNOWN, f"is none of the {len(vocabulary)} classes")
+    _refuse(path, table, "label", class_of == _UNKNOWN, _none_of(vocabulary))
     clip_ids, clip = clips.ids, clips.of_row
     rows = np.flatnonzero((clip >= 0) & (class_of >= 0))
     rows = rows[np.argsort(clip[rows], kind="stable")]
@@ -82,8 +82,19 @@ def read_mids(path: Path) -> set[str]:
         return set(_read_table(path)["label"].cat.categories)
 
 
-def _class_of(vocabulary: Vocabulary, mid: str) -> int:
-    return vocabulary.index_by_mid.get(mid, _IGNORED if mid in vocabulary.ignored_mids else _UNKNOWN)
+def _class_of(vocabulary: Vocabulary, label: str) -> int:
+    if (index := vocabulary.index_of(label)) is not None:
+        return index
+    return _IGNORED if vocabulary.ignores(label) else _UNKNOWN
+
+
+def _none_of(vocabulary: Vocabulary) -> str:
+    """Why a label is refused, and what would be right."""
+    first = f"{vocabulary.names[0]!r} or {vocabulary.mids[0]!r}" if len(vocabulary) else "none"
+    return (
+        f"is none of the {len(vocabulary)} classes; expected a name or MID as in resources/audioset_*_classes.csv, "
+        f"such as {first} (for classes of your own: ex_finetune.py)"
+    )
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -205,14 +216,16 @@ def read_segments(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
     clips = _clips_of_table(path, table)
     events = _events(path, table, clips, vocabulary)
     mids = _mids_of_clips(events, vocabulary)
-    n_rows = np.bincount(clips.of_row[clips.of_row >= 0], minlength=len(mids)).tolist()
-    return ClipLabels(clips.ids.tolist(), clips.start_ms, mids, clips.names, n_rows, int((clips.of_row < 0).sum()))
+    counts, late = clips.of_row >= 0, (table[STRONG_COLUMNS[1]] >= CLIP_FRAMES / FRAME_RATE).to_numpy()
+    n_rows, n_late = (np.bincount(clips.of_row[rows], minlength=len(mids)).tolist() for rows in (counts, counts & late))
+    return ClipLabels(clips.ids.tolist(), clips.start_ms, mids, clips.names, n_rows, int((~counts).sum()), n_late)
 
 
 def _mids_of_clips(events: Events, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
-    """The MIDs of each clip's classes, each once, in the order of the vocabulary; for millions of events."""
+    """The MIDs of each clip's classes within its 10 s, each once, as the vocabulary orders them; in bulk."""
     clip = np.repeat(np.arange(len(events)), np.diff(events.starts))
-    pairs = np.unique(clip * len(vocabulary) + events.class_index)
+    within = events.onset < CLIP_FRAMES / FRAME_RATE
+    pairs = np.unique((clip * len(vocabulary) + events.class_index)[within])
     mids = np.array(vocabulary.mids, dtype=object)[pairs % len(vocabulary)].tolist()
     borders = np.searchsorted(pairs, np.arange(len(events) + 1) * len(vocabulary)).tolist()
     return [tuple(mids[first:last]) for first, last in itertools.pairwise(borders)]
@@ -229,6 +242,7 @@ class ClipLabels:
         names: [N] the clips as the table names them.
         n_rows: [N] rows of the table about each clip.
         further_rows: rows about further segments of a video, which do not count.
+        n_late: [N] those of `n_rows` whose events begin after the 10 s of a clip; empty where rows have no times.
     """
 
     clip_ids: list[str]
@@ -237,6 +251,7 @@ class ClipLabels:
     names: list[str]
     n_rows: list[int]
     further_rows: int = 0
+    n_late: list[int] = field(default_factory=list)
 
 
 @uncollected()
@@ -247,7 +262,7 @@ def read_weak_csv(path: str | Path, vocabulary: Vocabulary) -> ClipLabels:
     labels, and a file have several rows.
 
     Raises:
-        UserError: missing file, malformed row, unknown MID (file, line, value).
+        UserError: missing file, malformed row, unknown label (file, line, value).
     """
     path = Path(path)
     with reading(path, "the labels"), path.open(encoding="utf-8-sig") as file:
@@ -332,11 +347,13 @@ def _add_clip(labels: ClipLabels, clip: str, start_ms: int, mids: tuple[str, ...
 
 
 def _mids(cell: str, where: str, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """The labels of a cell; UserError for an unknown one."""
-    found = tuple(mid.strip() for mid in cell.split(",") if mid.strip())
-    if unknown := [mid for mid in found if mid not in vocabulary.index_by_mid]:
-        raise UserError(f"{where}: label {unknown[0]!r} is none of the {len(vocabulary)} classes")
-    return found
+    """The MIDs of a cell's labels (a name with commas stands alone); UserError for an unknown one."""
+    whole = vocabulary.index_of(cell.strip())
+    found = [cell.strip()] if whole is not None else [label.strip() for label in cell.split(",") if label.strip()]
+    indices = [vocabulary.index_of(label) for label in found]
+    if None in indices:
+        raise UserError(f"{where}: label {found[indices.index(None)]!r} {_none_of(vocabulary)}")
+    return tuple(dict.fromkeys(vocabulary.mids[index] for index in indices if index is not None))
 
 
 def _add_named_rows(

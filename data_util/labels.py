@@ -1,8 +1,8 @@
 """Class vocabularies, event lists in columns, and their encoding on the 40 ms label grid.
 
-Labels are joined on the machine id (MID), never on the display name. Events are held as columns (one array
-per field, grouped by clip), so that those of a hundred thousand clips are merged and counted without a loop
-over rows. `data_util.label_files` reads them.
+Labels are joined on the machine id (MID); a table of one's own may say the display name in its place. Events are
+held as columns (one array per field, grouped by clip), so that those of a hundred thousand clips are merged and counted
+without a loop over rows. `data_util.label_files` reads them.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class Vocabulary:
         mids: machine ids, one per class (equal to the names where a vocabulary has none).
         in_eval: whether the class occurs in the evaluation set; True everywhere where that is not known.
         ignored_mids: ids that are known but have no logit: classes that occur in the evaluation set only.
+        ignored_names: their display names.
     """
 
     names: tuple[str, ...]
     mids: tuple[str, ...]
     in_eval: tuple[bool, ...]
     ignored_mids: frozenset[str] = field(default_factory=frozenset)
+    ignored_names: frozenset[str] = field(default_factory=frozenset)
 
     def __len__(self) -> int:
         return len(self.mids)
@@ -54,6 +56,24 @@ class Vocabulary:
     def index_by_mid(self) -> dict[str, int]:
         """Class index of each machine id."""
         return {mid: index for index, mid in enumerate(self.mids)}
+
+    @cached_property
+    def _index_by_name(self) -> dict[str, int]:
+        """Class index of each name in lower case, where one class alone has it."""
+        lower = [name.lower() for name in self.names]
+        return {name: index for index, name in enumerate(lower) if lower.count(name) == 1}
+
+    @cached_property
+    def _ignored(self) -> frozenset[str]:
+        return self.ignored_mids | {name.lower() for name in self.ignored_names}
+
+    def index_of(self, label: str) -> int | None:
+        """Class index of a machine id, or of a name in any case; None for an unknown one."""
+        return self.index_by_mid.get(label, self._index_by_name.get(label.lower()))
+
+    def ignores(self, label: str) -> bool:
+        """Whether a machine id, or a name in any case, is of a class without a logit."""
+        return label in self._ignored or label.lower() in self._ignored
 
     @cached_property
     def eval_indices(self) -> np.ndarray:
@@ -94,6 +114,7 @@ def load_vocabulary(name: str | Path) -> Vocabulary:
         mids=tuple(r["mid"] for r in known),
         in_eval=tuple(r.get("in_eval", "1").strip() == "1" for r in known),
         ignored_mids=frozenset(r["mid"] for r in rows if not r["_index"].strip()),
+        ignored_names=frozenset(r["name"] for r in rows if not r["_index"].strip()),
     )
 
 

@@ -9,8 +9,9 @@ links, and is named as the tables say, or `<ytid>`, `Y<ytid>` or `<ytid>_<start 
 
 Work goes on in batches beside the output (`FILE.hdf.parts`), so a killed run resumes where it was; the same request
 again finds its output and writes the report only. `FILE.hdf.report.csv` lists every clip that is missing, unreadable,
-cut off, silent, too short, clipped or duplicated, and files without a label. Missing and unreadable clips are left
-out, the others are packed. The last lines on the screen say where every file and every row of the tables went.
+cut off, silent, too short, too long, clipped, duplicated or the same audio as another, and files without a label.
+Missing and unreadable clips are left out, the others are packed. The last lines on the screen say where every file
+and every row of the tables went.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ PROBLEMS = "pack_problems"  # entry of the output: what is wrong with the audio,
 MARKER = "request.json"  # in the folder of finished batches
 REPORT_COLUMNS = ("clip_id", "problem", "detail", "file")
 BATCH = 256  # clips per resumable step
-_FORMAT = 3  # raise it when the same request gives another file
+_FORMAT = 4  # raise it when the same request gives another file
 
 
 class Problem(NamedTuple):
@@ -336,6 +337,7 @@ def _pack_parts(
         for first in firsts:
             batch = tasks[first : first + BATCH]
             _write_part(_part_path(parts, first), batch, list(islice(done, len(batch))), request)
+        clips.update(len(tasks) - clips.n)  # it counts a clip only when the next one is asked for
 
 
 def _write_part(path: Path, tasks: Sequence[Task], packed: Sequence[PackedClip], request: str) -> None:
@@ -368,7 +370,7 @@ def _merge(parts: Path, tasks: Sequence[Task], out: Path, request: str) -> None:
             names = [name.decode().removesuffix(".mp3") for name in file["audio_name"][:]]
             for clip, digest in zip(names, json.loads(file.attrs["digests"]), strict=True):
                 if (other := first_with.setdefault(digest, clip)) != clip:
-                    problems.append(Problem(clip, "duplicated", f"same audio as {other}", file_of[clip]))
+                    problems.append(Problem(clip, "same audio", f"as {other}", file_of[clip]))
             clip_ids += names
     if not clip_ids:
         raise UserError(f"not one of the {len(tasks)} files can be read; first: {problems[0].detail}")
@@ -399,7 +401,8 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         action="append",
         metavar="FILE",
-        help="strong TSV or weak CSV as published, or with a column filename; may be given several times",
+        help="strong TSV or weak CSV as published, or a table with the columns filename, onset, offset, label (name or "
+        "MID of AudioSet); may be given several times",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.hdf", help="the packed file")
     parser.add_argument(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from data_util.pack_labels import Wanted
 
-PACKED, NO_LABEL, NO_AUDIO, DUPLICATE = "packed", "no label", "no audio", "duplicate"
+PACKED, NO_LABEL, NO_AUDIO, DUPLICATE, LATE = "packed", "no label", "no audio", "duplicate", "after 10 s"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Account:
 
 
 def _line(what: str, counts: Mapping[str, int]) -> str:
-    order = (PACKED, NO_LABEL, NO_AUDIO, DUPLICATE)
+    order = (PACKED, NO_LABEL, NO_AUDIO, DUPLICATE, LATE)
     names = [name for name in (*order, *sorted(counts.keys() - set(order))) if counts.get(name)]
     return f"{sum(counts.values())} {what}: {', '.join(f'{counts[name]} {name}' for name in names) or 'none'}"
 
@@ -48,5 +48,8 @@ def account(
     of_files[NO_LABEL] = n_files - of_files.total()
     of_rows = Counter({DUPLICATE: wanted.repeated_rows})
     for clip in wanted.clips:
-        of_rows[fate.get(clip.clip_id, NO_AUDIO)] += clip.n_rows
+        fate_of_clip = fate.get(clip.clip_id, NO_AUDIO)
+        late = clip.n_late if fate_of_clip == PACKED else 0
+        of_rows[LATE] += late
+        of_rows[fate_of_clip] += clip.n_rows - late
     return Account(of_files, of_rows)

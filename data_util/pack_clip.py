@@ -28,7 +28,7 @@ class PackedClip:
     Attributes:
         mp3: MP3 bytes; empty when the clip cannot be read.
         digest: hash of the file's bytes, the same for the same audio file under two names.
-        problems: (unreadable, cut off, odd, silent, too short or clipped; in more words).
+        problems: (unreadable, cut off, odd, silent, too short, too long or clipped; in more words).
     """
 
     mp3: bytes
@@ -97,6 +97,8 @@ def _problems(audio: np.ndarray, rate: int, min_seconds: float) -> list[tuple[st
     problems = []
     if seconds < min_seconds:
         problems.append(("too short", f"{seconds:.3f} s"))
+    if seconds > CLIP_SECONDS + _LENGTH_TOLERANCE:
+        problems.append(("too long", f"{seconds:.3f} s, of which the first {CLIP_SECONDS:g} are packed"))
     if peak < _SILENCE:
         problems.append(("silent", f"peak {peak:.1e}"))
     share = float(np.mean(np.abs(audio) >= _FULL_SCALE))

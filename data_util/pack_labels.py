@@ -22,12 +22,14 @@ class WantedClip:
         names: stems or paths of files that it may have; a file with the first one is no other clip's.
         target: bit-packed weak labels (66 bytes).
         n_rows: rows of the tables that are about it and count.
+        n_late: those of them whose events begin after its 10 s.
     """
 
     clip_id: str
     names: tuple[str, ...]
     target: bytes
     n_rows: int = 1
+    n_late: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def read_wanted(label_files: Sequence[Path]) -> Wanted:
     weak_vocabulary, strong_vocabulary = load_vocabulary("weak"), load_vocabulary("strong")
     names_of: dict[str, tuple[str, ...]] = {}
     n_rows: Counter[str] = Counter()
+    n_late: Counter[str] = Counter()
     repeated = 0
     weak: dict[str, tuple[str, ...]] = {}
     strong: dict[str, tuple[str, ...]] = {}
@@ -65,19 +68,19 @@ def read_wanted(label_files: Sequence[Path]) -> Wanted:
         else:
             found, mids_of = read_weak_csv(path, weak_vocabulary), weak
         repeated += found.further_rows
-        columns = (found.clip_ids, found.names, found.start_ms, found.mids, found.n_rows)
-        for clip, name, start_ms, mids, n in zip(*columns, strict=True):
+        late_rows = found.n_late or [0] * len(found.clip_ids)
+        columns = (found.clip_ids, found.names, found.start_ms, found.mids, found.n_rows, late_rows)
+        for clip, name, start_ms, mids, n, late in zip(*columns, strict=True):
             names_of.setdefault(clip, spellings(clip, name, start_ms))
             if clip in mids_of:
                 repeated += n
             else:
                 mids_of[clip], n_rows[clip] = mids, n_rows[clip] + n
-    clips = [
-        WantedClip(
-            clip, names, pack_target(weak.get(clip, strong.get(clip, ())), weak_vocabulary).tobytes(), n_rows[clip]
-        )
-        for clip, names in names_of.items()
-    ]
+                n_late[clip] += late
+    clips = []
+    for clip, names in names_of.items():
+        target = pack_target(weak.get(clip, strong.get(clip, ())), weak_vocabulary).tobytes()
+        clips.append(WantedClip(clip, names, target, n_rows[clip], n_late[clip]))
     return Wanted(clips, repeated)
 
 

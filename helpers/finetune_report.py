@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from config_finetune import EPOCHS
 from data_util.audio import SAMPLE_RATE, DecodeError, read_part
 from data_util.own_data import OwnData, Recording
 from data_util.own_splits import balance
@@ -42,6 +43,7 @@ CURVES = {
     "Loss": {"training": "train/frame_loss", "validation": "val/loss"},
     "PSDS1 on the validation recordings": {"": "val/psds1_macro_averaged"},
 }
+FEW_RECORDINGS = 5  # resampling fewer tells little about how recordings differ
 Estimate = Sequence[float | None]
 
 
@@ -78,6 +80,10 @@ def report_on(
     scored = list(splits[name])
     scores = score_recordings(model, scored, device)
     figures = examine(scores, scored, model.labels, tuning, clip_labels=data.clip_labels, n_bootstrap=n_bootstrap)
+    history = read_history(folder / HISTORY_FILE)
+    notes = limits(len(scored), history)
+    for note in notes:
+        log.warning("note: %s", note)
     report = {
         "name": folder.name,
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -87,16 +93,38 @@ def report_on(
         "clip_labels": data.clip_labels,
         "splits": {split: [r.name for r in recordings] for split, recordings in splits.items()},
         "balance": balance(data, splits),
-        "notes": data.notes,
+        "notes": [*notes, *data.notes],
         **figures,
     }
     write_text(folder / FIGURES, json_text(report, indent=1) + "\n")
     recordings = {r.name: r for r in scored}
-    write_text(folder / PAGE, render(report, read_history(folder / HISTORY_FILE), recordings))
+    write_text(folder / PAGE, render(report, history, recordings))
     write_text(folder / CARD_FILE, model_card(report))
     log.info("%s", summary(report))
     log.info("report: %s", folder / PAGE)
     return report
+
+
+def limits(n_scored: int, history: Sequence[Mapping[str, float]]) -> list[str]:
+    """Why figures of so few recordings, or of so short a training, say little; nothing where they are fine.
+
+    Args:
+        n_scored: recordings that the figures are of.
+        history: figures per epoch, as `read_history` gives them.
+    """
+    notes = []
+    if n_scored < FEW_RECORDINGS:
+        notes.append(
+            f"the figures are of {n_scored} recording{'s'[: n_scored != 1]}: intervals over fewer than "
+            f"{FEW_RECORDINGS} are narrower than the truth; more, shorter recordings say more"
+        )
+    chosen = _chosen(history)
+    if chosen and chosen is history[-1] and len(history) < EPOCHS:
+        notes.append(
+            f"the last of {len(history)} epochs was the best one: a longer training (--n_epochs; the default is "
+            f"{EPOCHS}) is likely to do better"
+        )
+    return notes
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -262,10 +290,15 @@ def _balance_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return _table(header, [[_text(value) for value in row.values()] for row in rows])
 
 
+def _chosen(history: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
+    """The epoch whose state is kept; None where none was validated."""
+    return max((row for row in history if "val/choice" in row), key=lambda row: row["val/choice"], default=None)
+
+
 def _curves(history: Sequence[Mapping[str, float]]) -> str:
     if not history:
         return "<p>This report is about a checkpoint; its training left no curves here.</p>"
-    chosen = max((row for row in history if "val/choice" in row), key=lambda row: row["val/choice"], default=None)
+    chosen = _chosen(history)
     kept = chosen["epoch"] if chosen else None
     charts = []
     for title, curves in CURVES.items():

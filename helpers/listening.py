@@ -236,6 +236,8 @@ def _report(summary: Summary, progress: Progress, out: Path) -> int:
     print(f"{summary.n_done} files{skipped}, {audio} of audio in {elapsed} ({progress.speed:.1f} x real time)")
     for label, count in summary.classes.most_common(N_TAGS):
         print(f"  {count:>8}  {printable(label)}")
+    if rest := summary.classes.most_common()[N_TAGS:]:
+        print(f"  {sum(count for _, count in rest):>8}  of {len(rest)} more class{'es'[: 2 * (len(rest) > 1)]}")
     where = printable(str(out))
     print(f"written: {where}; one row per file in {SUMMARY_FILE}, all events in {EVENTS_FILE}, counts in {COUNTS_FILE}")
     _list("files are odd, and were processed", summary.notes, out)

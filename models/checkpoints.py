@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import locks
 from errors import UserError, one_line, reading
 from models.cards import RESOURCES, Card
+from models.registry import backbones_like
 
 METADATA_KEY = "efficientsed"  # entry of our own checkpoints: how to build the model
 METADATA = ("model_name", "seq_model_type", "seq_model_dim", "labels", "n_classes_weak")  # what it holds at least
@@ -211,7 +212,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> LoadR
         if may_stay:
             report.initialised.append(key)
     report.initialised.sort()
-    _complain(own, taken, state, report)
+    _complain(own, taken, report, model)
     model.load_state_dict(taken, strict=False)
     report.loaded = sorted(taken)
     return report
@@ -230,7 +231,7 @@ def _refusal(key: str, value: Tensor, own: dict[str, Tensor], lacks_sequence: bo
     return None
 
 
-def _complain(own: dict[str, Tensor], taken: dict[str, Tensor], state: dict[str, Tensor], report: LoadReport) -> None:
+def _complain(own: dict[str, Tensor], taken: dict[str, Tensor], report: LoadReport, model: nn.Module) -> None:
     missing = sorted(own.keys() - taken.keys() - set(report.initialised))
     unexpected = sorted(taken.keys() - own.keys())
     shapes = [
@@ -250,7 +251,16 @@ def _complain(own: dict[str, Tensor], taken: dict[str, Tensor], state: dict[str,
         if keys
     ]
     if problems:
-        raise UserError(f"checkpoint '{report.source}' does not fit the model: {'; '.join(problems)}")
+        fitting = _fitting_backbones(model, taken) if shapes else []
+        advice = f"; its weights are of {' or '.join(fitting)}: --model_name={fitting[0]}" if fitting else ""
+        raise UserError(f"checkpoint '{report.source}' does not fit the model: {'; '.join(problems)}{advice}")
+
+
+def _fitting_backbones(model: nn.Module, taken: dict[str, Tensor]) -> list[str]:
+    """Backbones of the model's family that the weights are of."""
+    prefix = "model."
+    shapes = {key: tuple(value.shape) for key, value in taken.items() if key.startswith(prefix)}
+    return backbones_like(getattr(model, "model_name", ""), {key.removeprefix(prefix): s for key, s in shapes.items()})
 
 
 def _finite(value: Tensor) -> bool:

@@ -9,7 +9,7 @@ loading cannot disagree.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar, TypeVar
 
 import torch
@@ -85,6 +85,20 @@ def register_sequence_model(name: str) -> Callable[[_Builder], _Builder]:
 def backbone_names() -> list[str]:
     """Names of all backbones in order of registration."""
     return list(_backbones)
+
+
+def backbones_like(name: str, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Names of those backbones of a family (`fmn10`: all fmn) that have all these entries and no other weights."""
+    family = [known for known in _backbones if known.rstrip("0123456789") == name.rstrip("0123456789")]
+    with torch.device("meta"):  # shapes alone, without memory or random numbers
+        states = {known: _backbones[known]().state_dict() for known in family}
+    found = {n: {key: tuple(v.shape) for key, v in state.items()} for n, state in states.items()}
+    fits = {n: of.items() >= shapes.items() and not any(map(_is_weight, of.keys() - shapes)) for n, of in found.items()}
+    return [name for name, fit in fits.items() if fit]
+
+
+def _is_weight(key: str) -> bool:
+    return key.endswith((".weight", ".bias"))
 
 
 def sequence_model_names() -> list[str]:

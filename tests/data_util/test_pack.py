@@ -79,7 +79,7 @@ def test_round_trip_of_formats_rates_channels_and_names(tmp_path):
     (audio / "notes.txt").write_text("no audio")
     out = tmp_path / "out.hdf"
     problems = pack(audio, [strong_labels(tmp_path, sources)], out, workers=1)
-    assert problems == []
+    assert [(p.clip_id, p.problem) for p in problems] == [("Ymp3LongDash", "too long")]
     reader = Mp3File(out)
     assert sorted(reader.clip_ids) == sorted(f"Y{y}" for y in sources)
     for seed, (ytid, (name, rate, _, seconds)) in enumerate(sources.items()):
@@ -139,14 +139,14 @@ def test_every_kind_of_problem_is_reported(tmp_path):
         ("Ysilent", "silent"),
         ("Yclipped", "clipped"),
         ("Ytwice", "duplicated"),
-        ("Ygood", "duplicated"),
+        ("Ygood", "same audio"),
         ("Ybroken", "unreadable"),
         ("Yempty", "unreadable"),
         ("Ytick", "unreadable"),
         ("Ygone", "missing"),
     }
     assert report["Ytwice", "duplicated"]["file"] == "twice.wav"
-    assert report["Ygood", "duplicated"]["detail"] == "same audio as Ycopy"  # labels come sorted by clip
+    assert report["Ygood", "same audio"]["detail"] == "as Ycopy"  # labels come sorted by clip
     packed = Mp3File(out).clip_ids.tolist()
     assert sorted(packed) == sorted(f"Y{y}" for y in ytids if y not in ("broken", "empty", "tick", "gone"))
 
@@ -450,6 +450,44 @@ def test_every_file_and_every_row_is_accounted_for(tmp_path, capsys):
     assert unlabelled == ["other/stray.wav", "stray.wav"]
 
 
+def test_what_lies_after_10_s_is_told_and_no_label_of_the_clip(tmp_path, capsys):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for name, seconds in (("long", 25), ("short", 10)):
+        soundfile.write(audio / f"{name}.wav", wave(seconds, 16_000, seconds), 16_000)
+    (tmp_path / "own.csv").write_text(
+        "filename,onset,offset,label\n"
+        f"long.wav,9.9,11,Dog\nlong.wav,10,12,cat\nlong.wav,20,21,{SPEECH}\nshort.wav,1,2,Cat\n"
+    )
+    main(["--audio", str(audio), "--labels", str(tmp_path / "own.csv"), "--out", str(tmp_path / "o.hdf")])
+    said = capsys.readouterr()
+    assert "2 clips packed; 1 too long" in said.out
+    assert "2 audio files: 2 packed\n4 table rows: 2 packed, 2 after 10 s\n" in said.out
+    bars = [line for line in said.err.splitlines() if line.startswith("packing")]
+    assert " 2/2 " in bars[-1]
+    assert set(read_report(tmp_path / "o.hdf")) == {("Ylong", "too long")}
+    weak = load_vocabulary("weak")
+    targets = {clip: unpack_weak_target(np.frombuffer(t, np.uint8)[None], 527)[0]
+               for clip, t in labelled(tmp_path / "o.hdf").items()}  # fmt: skip
+    found = {clip: [weak.mids[i] for i in np.flatnonzero(t)] for clip, t in targets.items()}
+    assert found == {"Ylong": [DOG], "Yshort": [CAT]}
+
+
+def test_labels_are_names_or_mids(tmp_path):
+    make_files(tmp_path / "audio", "x.wav", "y.wav")
+    laughs = "Chuckle, chortle"  # a name with a comma
+    (tmp_path / "weak.csv").write_text(f'filename,labels\nx.wav,"{laughs}"\ny.wav,"dog,{CAT}"\n')
+    pack(tmp_path / "audio", [tmp_path / "weak.csv"], tmp_path / "out.hdf", workers=1)
+    weak = load_vocabulary("weak")
+    found = {clip: np.flatnonzero(unpack_weak_target(np.frombuffer(t, np.uint8)[None], 527)[0]).tolist()
+             for clip, t in labelled(tmp_path / "out.hdf").items()}  # fmt: skip
+    assert found == {"Yx": [weak.names.index(laughs)], "Yy": sorted(weak.index_by_mid[m] for m in (DOG, CAT))}
+    for label, mid in (("Dog", DOG), ("dOG", DOG), ("Cat", CAT)):
+        (tmp_path / "s.csv").write_text(f"filename,onset,offset,label\nx.wav,0,1,{label}\n")
+        strong = load_vocabulary("strong")
+        assert read_strong_tsv(tmp_path / "s.csv", strong).class_index.tolist() == [strong.index_by_mid[mid]]
+
+
 def test_a_file_belongs_to_the_clip_that_has_its_name(tmp_path):
     make_files(tmp_path / "audio", "Yab.wav", "ab.wav")
     problems = pack(tmp_path / "audio", [strong_labels(tmp_path, ["ab", "Yab"])], tmp_path / "out.hdf", workers=1)
@@ -461,7 +499,7 @@ def test_a_file_belongs_to_the_clip_that_has_its_name(tmp_path):
     [
         ("a.csv", "filename,remark\nx.wav,1\n", "no column of labels; expected filename and label"),
         ("a.csv", f"filename,label\nx.wav,{DOG},{CAT}\n", "line 2: .* does not fit the header filename,label"),
-        ("a.csv", "filename,label\nx.wav,Dog\n", "line 2: label 'Dog'"),
+        ("a.csv", "filename,label\nx.wav,Hund\n", "line 2: label 'Hund' .*expected a name or MID"),
         ("a.tsv", f"filename\tonset\toffset\tlabel\nx.wav\tnan\t1\t{DOG}\n", "line 2: onset 'nan'"),
         ("a.tsv", f"filename\tonset\tlabel\nx.wav\t0\t{DOG}\n", "no column end_time_seconds"),
     ],

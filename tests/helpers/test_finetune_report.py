@@ -15,7 +15,7 @@ import soundfile
 
 from data_util.own_data import Recording
 from helpers import finetune_report
-from helpers.finetune_report import excerpt, model_card, read_history, render
+from helpers.finetune_report import excerpt, limits, model_card, read_history, render
 from helpers.finetune_scores import examine, worst
 from helpers.svg_charts import line_chart, ticks
 from helpers.tuning import Tuning
@@ -115,6 +115,15 @@ def test_the_model_card_has_one_row_per_class(made) -> None:
     )
     rows = [line for line in card.splitlines() if line.startswith("| a")]
     assert [row.split(" | ")[0] for row in rows] == ["| a/b 0", "| a/b 1"] and "AudioSet" not in card
+
+
+def test_few_recordings_and_short_trainings_are_told() -> None:
+    rising = [{"epoch": i, "val/choice": 0.1 * i} for i in range(4)]
+    both = limits(2, rising)
+    assert "2 recordings" in both[0] and "last of 4 epochs" in both[1] and len(both) == 2
+    assert limits(5, rising) == both[1:] and limits(4, []) and not limits(5, [])
+    assert not limits(5, [*rising, {"epoch": 4, "val/choice": 0.0}])  # the training has gone on after its best
+    assert not limits(5, [{"epoch": i, "val/choice": 0.1 * i} for i in range(25)])
 
 
 def test_history_reads_what_a_run_writes(tmp_path: Path) -> None:

@@ -43,6 +43,13 @@ def test_released_layouts(prefix: str, seq_model_type: str | None, tmp_path: Pat
     assert_same_output(loaded, model)
 
 
+def test_a_file_of_another_width_names_its_model(tmp_path: Path) -> None:
+    for name in ("fmn02", "fmn04"):
+        torch.save(released(create_model(name)), tmp_path / "some.pt")
+        with pytest.raises(UserError, match=f"does not fit the model.*: --model_name={name}$"):
+            create_model("fmn01", checkpoint=tmp_path / "some.pt")
+
+
 def test_weak_checkpoint_under_a_sequence_model(tmp_path: Path) -> None:
     weak = create_model("fmn04", n_classes_weak=527)
     torch.save(released(weak), tmp_path / "fmn04_weak.pt")
