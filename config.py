@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from command_line import as_dict, build, build_parser, check_output, option, parse, read_yaml, refuse, write_yaml
-from errors import UserError
+from errors import UserError, wrong_path
 
 __all__ = ["as_dict", "build", "build_parser", "check_output", "option", "parse", "read_yaml", "refuse", "write_yaml"]
 
@@ -408,7 +408,11 @@ class OnlineOptions(
         if self.teacher_pseudo_labels is not None:
             refuse_changed(self, TeacherOptions, "--teacher_pseudo_labels stands in place of a network")
         if online + self.weak_distillation_loss_weight == 0:
-            refuse_changed(self, TagTeacherOptions, "there is no teacher whose logits it could divide")
+            refuse_changed(
+                self,
+                TagTeacherOptions,
+                "expected a teacher whose logits it divides, got none; name one, or leave the option out",
+            )
 
 
 FILES = (
@@ -447,7 +451,7 @@ def check_common(options: Any) -> None:
         path = getattr(options, name, None)
         needed = name != "checkpoint" or not resuming  # a resumed run no longer needs what it started from
         if path is not None and needed and not path.is_file():
-            refuse(name, path, "there is no such file")
+            refuse(name, path, wrong_path("file", path))
 
 
 def refuse_changed(options: Any, group: type, why: str) -> None:
@@ -479,5 +483,5 @@ def data_dir(option_value: Path | None) -> Path:
     if path is None:
         raise UserError("no data folder: name it with --data_dir or the variable AUDIOSET_DIR")
     if not path.is_dir():
-        refuse("data_dir", path, "there is no such folder")
+        refuse("data_dir", path, wrong_path("folder", path))
     return path

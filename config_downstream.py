@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from config import FROZEN_HELP, STAGES, AugmentOptions, ModelOptions, RunOptions, check_common, option, refuse
-from errors import UserError
+from errors import UserError, wrong_path
 
 
 @dataclass
@@ -99,5 +99,5 @@ def task_path(option_value: Path | None) -> Path:
     if option_value is None:
         raise UserError("no data folder: name HEAR's folder of the task with --task_path")
     if not option_value.is_dir():
-        refuse("task_path", option_value, "there is no such folder")
+        refuse("task_path", option_value, wrong_path("folder", option_value))
     return option_value

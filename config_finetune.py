@@ -16,7 +16,7 @@ from config import (
     option,
     refuse,
 )
-from errors import UserError
+from errors import UserError, wrong_path
 
 EPOCHS = 25  # so many validations are enough to choose from
 EPOCH_STEPS, SCRATCH_EPOCH_STEPS = 20, 24  # at least; little data is repeated within an epoch
@@ -110,11 +110,11 @@ class FinetuneOptions(AugmentOptions, OptimizerOptions, RunOptions, OwnDataOptio
                 return  # the run that goes on knows it
             raise UserError("--audio is missing: name the folder of your recordings")
         if not self.audio.is_dir():
-            refuse("audio", self.audio, "there is no such folder")
+            refuse("audio", self.audio, wrong_path("folder", self.audio))
         if self.events is not None and not self.events.is_file():
-            refuse("events", self.events, "there is no such file")
+            refuse("events", self.events, wrong_path("file", self.events))
         if self.background is not None and not self.background.is_dir():
-            refuse("background", self.background, "there is no such folder")
+            refuse("background", self.background, wrong_path("folder", self.background))
         if self.group_column is not None and self.events is None:
             refuse("group_column", self.group_column, "it is a column of --events, which is missing")
         if self.val_share + self.test_share >= 1 and not self.evaluate:

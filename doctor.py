@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from command_line import option, parse
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, wrong_path
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_PYTHON = (3, 10)
@@ -274,8 +274,8 @@ def audioset(data_dir: Path | None) -> Row:
         return Row("AudioSet", "no folder named (--data_dir, or variable AUDIOSET_DIR)")
     folder = Path(named)
     if not folder.is_dir():
-        problem = f"--data_dir {folder}: there is no such folder" if data_dir else ""
-        return Row("AudioSet", f"{folder}: there is no such folder", problem=problem)
+        why = f"{folder}: {wrong_path('folder', folder)}"
+        return Row("AudioSet", why, problem=f"--data_dir is {why}" if data_dir else "")
     missing = [(name, needed) for name, needed in AUDIOSET_FILES if not (folder / name).is_file()]
     text = f"{folder}: {len(AUDIOSET_FILES) - len(missing)} of {len(AUDIOSET_FILES)} files"
     if missing:

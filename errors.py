@@ -23,7 +23,7 @@ _WORDS = {
     errno.EACCES: "no permission; change its permissions, or name another",
     errno.EPERM: "no permission; change its permissions, or name another",
     errno.EROFS: "this place is read-only; name another",
-    errno.ENOENT: "there is no such file or folder",
+    errno.ENOENT: "expected a file or folder, got a path that does not exist; check its spelling",
     errno.EISDIR: "it is a folder; name a file",
     errno.ENOTDIR: "a file stands where a folder is meant",
     errno.EEXIST: "it exists; name another",
@@ -110,7 +110,18 @@ def reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     except UnicodeDecodeError:
         raise UserError(f"cannot read {what} {os.fspath(path)}: it is not UTF-8 text; save it as UTF-8") from None
     except csv.Error as error:
-        raise UserError(f"cannot read {what} {os.fspath(path)}: it is no table of text ({error})") from None
+        raise UserError(
+            f"cannot read {what} {os.fspath(path)}: expected a table of text, got: {error}; save it as CSV or TSV"
+        ) from None
+
+
+def wrong_path(kind: str, path: str | os.PathLike[str]) -> str:
+    """Why a path is not what is needed, a "file" or a "folder": what was expected, what is there, what to do."""
+    if not os.path.exists(path):
+        return f"expected a {kind}, got a path that does not exist; check its spelling"
+    if os.path.isdir(path):
+        return f"expected a {kind}, got a folder; name a file in it"
+    return f"expected a {kind}, got a file; name the folder that holds it"
 
 
 def describe(error: OSError) -> str:

@@ -27,7 +27,7 @@ from helpers.joined import JoinedEvents
 from helpers.journal import Journal
 from helpers.listening import StreamLines, listen_to_many, listen_to_one, listen_to_stream, print_notes
 from helpers.outputs import OutputFolder, TrueEventsOf, checksum
-from helpers.pipeline import Job
+from helpers.pipeline import Job, in_one_list
 from helpers.report import ReportPages
 from helpers.results import ALL_FORMATS, ResultWriter
 from helpers.runtimes import ENDINGS
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     writer = _make_writer(options, detector, inputs[0].stem if alone else "report", true_events)
     if alone:
         return listen_to_one(detector, writer, _jobs_of(options, inputs[0])[0])
-    jobs = [job for audio in inputs for job in _jobs_of(options, audio)]
+    jobs = in_one_list([job for audio in inputs for job in _jobs_of(options, audio)])
     settings = _settings(options)
     journal, joined = Journal(options.out, settings), JoinedEvents(writer.folder, settings)
     return listen_to_many(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 import config
 import locks
 import signals
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, wrong_path
 
 if TYPE_CHECKING:
     from models import SEDModel
@@ -70,7 +70,7 @@ def load_teacher(name: str) -> SEDModel:
         return model
     if name not in cards():
         if Path(name).suffix:
-            raise UserError(f"--teachers is {name}: there is no such file")
+            raise UserError(f"--teachers is {name}: {wrong_path('file', name)}")
         raise unknown_name("teacher", name, cards())
     card = cards()[name]
     if card.stage in ("ssl", "weak", "clipwise"):

@@ -31,7 +31,7 @@ from timing import machine, seconds
 from errors import UserError
 from helpers.detector import Detector
 from helpers.exporting import cached_onnx
-from helpers.pipeline import Job
+from helpers.pipeline import Job, in_one_list
 from helpers.runtimes import RUNTIMES
 from json_text import json_text
 from models import SEDModel
@@ -88,7 +88,7 @@ def plain(model: SEDModel, paths: list[Path]) -> int:
 
 def through(detector: Detector, paths: list[Path]) -> int:
     """All files through a detector; counts events."""
-    results = detector.detect_many((Job(str(path)) for path in paths), n_threads=2)
+    results = detector.detect_many(in_one_list([Job(str(path)) for path in paths]), n_threads=2)
     return sum(len(table) for _, result in results for table in result.tables.values())  # type: ignore[union-attr, misc]
 
 

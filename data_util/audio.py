@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +12,7 @@ import soxr
 from data_util.audio_file import AudioFile, DecodeError, require_finite
 from data_util.channels import to_mono
 from data_util.mp3_frames import looks_like_mp3
+from data_util.optional import optional
 
 SAMPLE_RATE = 16_000  # Hz, what every model hears
 CLIP_SECONDS = 10.0
@@ -63,7 +62,8 @@ def decode_channels(data: _Bytes | np.ndarray, *, max_seconds: float | None = No
         DecodeError: no audio file, no samples, or samples that are not finite.
     """
     data = data.tobytes() if isinstance(data, np.ndarray) else data
-    minimp3 = _minimp3() if looks_like_mp3(bytes(data[:4])) else None
+    # A little faster than libsndfile.
+    minimp3 = optional("minimp3py") if looks_like_mp3(bytes(data[:4])) else None
     decoded = _read_minimp3(minimp3, data, max_seconds) if minimp3 else _read_file(data, max_seconds)
     if len(decoded.audio) == 0:
         raise DecodeError("no samples")
@@ -107,15 +107,6 @@ def _read_file(data: _Bytes, max_seconds: float | None) -> Decoded:
     with AudioFile(data) as file:
         audio = file.read(0.0, max_seconds)
         return Decoded(audio, file.sample_rate, tuple(file.notes), file.cut_off)
-
-
-@cache
-def _minimp3() -> ModuleType | None:
-    """minimp3py where it is installed: a little faster than libsndfile."""
-    try:
-        return importlib.import_module("minimp3py")
-    except ImportError:
-        return None
 
 
 def _read_minimp3(minimp3: ModuleType, data: _Bytes, max_seconds: float | None) -> Decoded:

@@ -38,7 +38,7 @@ from data_util.label_cache import load_strong_events
 from data_util.label_files import read_durations
 from data_util.labels import Vocabulary, encode_events, load_vocabulary, unpack_weak_target
 from data_util.pseudo_labels import PseudoLabels, open_pseudo_labels, read_logits
-from errors import UserError
+from errors import UserError, wrong_path
 
 MAX_CORRUPT_SHARE = 0.01
 SPLITS = {"train": ("balanced_train", "unbalanced_train"), "eval": ("eval",)}
@@ -56,7 +56,7 @@ def split_files(data_dir: str | Path, split: str) -> list[Mp3File]:
         raise UserError(f"split {split!r} is none of {', '.join(SPLITS)}")
     folder = Path(data_dir)
     if not folder.is_dir():
-        raise UserError(f"there is no data folder {folder}; give --data_dir or set AUDIOSET_DIR")
+        raise UserError(f"--data_dir is {folder}: {wrong_path('folder', folder)}, or set AUDIOSET_DIR")
     paths = [folder / f"{part}_segments_mp3.hdf" for part in SPLITS[split]]
     found = [path for path in paths if path.is_file()]
     if not found:

@@ -25,7 +25,7 @@ from data_util.label_cache import load_strong_events
 from data_util.label_files import read_durations, read_mids
 from data_util.labels import CLIP_FRAMES, FRAME_RATE, Events, Vocabulary, load_vocabulary
 from data_util.processes import map_in_processes
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, wrong_path
 from printable import printable
 
 EXIT_WRONG = 1
@@ -76,7 +76,7 @@ def check(data_dir: Path, *, decode_count: int | None = 200, show_classes: bool 
         UserError: no such folder, or none of the files of a data set in it.
     """
     if not data_dir.is_dir():
-        raise UserError(f"--data_dir {data_dir}: there is no such folder; give --data_dir or set AUDIOSET_DIR")
+        raise UserError(f"--data_dir is {data_dir}: {wrong_path('folder', data_dir)}, or set AUDIOSET_DIR")
     paths = {part: data_dir / f"{part}_segments_mp3.hdf" for parts in SPLITS.values() for part in parts}
     if not any(path.exists() for path in paths.values()):
         raise UserError(f"{data_dir} holds no {' and no '.join(path.name for path in paths.values())}")

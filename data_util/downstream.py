@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from data_util.object_arrays import read_npz
-from errors import UserError, reading
+from errors import UserError, reading, wrong_path
 
 TAU_SCENES = (
     "airport", "bus", "metro", "metro_station", "park",
@@ -105,7 +105,7 @@ def read_rows(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[
 
 def _rows(path: Path, columns: Sequence[str], delimiter: str, header: bool) -> list[dict[str, str]]:
     if not path.is_file():
-        raise UserError(f"there is no file {path}; --data_dir must be the folder that holds the official layout")
+        raise UserError(f"{path}: {wrong_path('file', path)}; --data_dir is the folder that holds the official layout")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, None if header else columns, delimiter=delimiter)
@@ -287,5 +287,5 @@ def read_task(name: str, folder: Path, fold: int) -> TaskData:
         UserError: a missing or malformed file, column, label or audio file.
     """
     if not folder.is_dir():
-        raise UserError(f"--data_dir is {folder}: there is no such folder")
+        raise UserError(f"--data_dir is {folder}: {wrong_path('folder', folder)}")
     return TASKS[name].read(folder, fold)

@@ -22,7 +22,7 @@ from data_util.audio import SAMPLE_RATE
 from data_util.audio_file import DecodeError, measure
 from data_util.audio_folders import beneath
 from data_util.times import LATEST
-from errors import UserError, reading
+from errors import UserError, reading, wrong_path
 
 SPLITS = ("train", "valid", "test")
 LABELS_FILE, METADATA_FILE = "labelvocabulary.csv", "task_metadata.json"
@@ -67,7 +67,7 @@ def read_split(task_path: Path, split: str, labels: Sequence[str]) -> list[Recor
     folder = task_path / str(SAMPLE_RATE) / split
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}; {task_path} must be HEAR's folder of the task, with 16 kHz audio"
+            f"{folder}: {wrong_path('folder', folder)}; --task_path is HEAR's folder of the task, with 16 kHz audio"
         )
     missing = [name for name in annotations if Path(name).name != name or not (folder / name).is_file()]
     if missing:

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from errors import UserError
+from errors import UserError, wrong_path
 
 
 class _Array:
@@ -62,7 +62,7 @@ class _StringsUnpickler(pickle.Unpickler):
 def _read_strings(file: IO[bytes]) -> np.ndarray:
     content = _StringsUnpickler(file).load()
     if not isinstance(content, _Array) or not all(isinstance(value, str) for value in content.values):
-        raise pickle.UnpicklingError("it is no array of strings")
+        raise pickle.UnpicklingError("expected an array of strings, got other objects")
     return np.array(content.values, np.str_)
 
 
@@ -101,7 +101,7 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
                     arrays[name] = _read_member(file)
             return arrays
     except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
+        raise UserError(f"{path}: {wrong_path('file', path)}") from None
     except Exception as error:  # damaged pickles raise about anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path}{f', array {name},' if name else ''} cannot be read: {reason}") from None

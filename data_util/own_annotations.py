@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from data_util.times import LATEST
+from data_util.times import WHAT, parse_seconds
 from errors import UserError
 
 # Names under which columns are known, in lower case; the first is ours.
@@ -279,14 +278,11 @@ def checked_event(
 
 
 def checked_time(text: str, name: str, where: str, decimal_comma: bool = False) -> float:
-    """Seconds, 0 or more and finite; with a decimal comma where allowed, but not with comma and point."""
+    """A time as `times.parse_seconds` reads it; with a decimal comma where allowed, but not with comma and point."""
     try:
-        time = float(text.replace(",", ".") if decimal_comma and "." not in text else text)
+        return parse_seconds(text.replace(",", ".") if decimal_comma and "." not in text else text)
     except ValueError:
-        time = math.nan
-    if not 0 <= time <= LATEST:
-        raise UserError(f"{where}: {name} {text!r} is not a time in seconds from 0 on")
-    return time
+        raise UserError(f"{where}: {name} {text!r} is not {WHAT}") from None
 
 
 TABLE_SURPLUS = "quote cells that hold the separator, and write times with a point in a table with commas"

@@ -28,7 +28,7 @@ from data_util.audio_folders import AUDIO_ENDINGS, beneath
 from data_util.clip_names import ClipNames
 from data_util.labels import merge_intervals
 from data_util.own_annotations import Row
-from errors import UserError
+from errors import UserError, wrong_path
 
 Event = tuple[float, float, str]  # onset s, offset s, label
 
@@ -106,7 +106,7 @@ def read_own_data(
         UserError: no audio, no annotations, a name outside the folder, a bad line, or times of the wrong unit.
     """
     if not audio.is_dir():
-        raise UserError(f"--audio is {audio}: there is no such folder")
+        raise UserError(f"--audio is {audio}: {wrong_path('folder', audio)}")
     files = _find_audio(audio)
     quiet = _background(audio, files, background)
     loud = [file for file in files if file not in set(quiet)]
@@ -125,7 +125,10 @@ def read_own_data(
         by_file = _by_file(rows, audio, files, told, notes)
         notes += _count([f for f in loud if f not in by_file], "recordings without a label file, left out", audio)
     elif label_column is not None:
-        raise UserError(f"--label_column is {label_column}: there is no label file beside the recordings in {audio}")
+        raise UserError(
+            f"--label_column is {label_column}: expected label files beside the recordings in {audio}, got none; "
+            "name a table with --events, or leave the option out"
+        )
     else:
         by_file, notes = _class_folders(audio, loud)
         clip_labels = True
@@ -157,7 +160,7 @@ def _background(audio: Path, files: Sequence[Path], background: Path | None) -> 
     if background is None:
         return quiet
     if not background.is_dir():
-        raise UserError(f"--background is {background}: there is no such folder")
+        raise UserError(f"--background is {background}: {wrong_path('folder', background)}")
     known = {os.path.realpath(file): file for file in files}
     more = [known.get(os.path.realpath(file), file) for file in beneath(background)]
     if not more:

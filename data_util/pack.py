@@ -48,7 +48,7 @@ from data_util.pack_account import Account, account
 from data_util.pack_clip import CRASHED, PackedClip, pack_clip
 from data_util.pack_labels import Wanted, WantedClip, read_wanted
 from data_util.processes import map_in_processes
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, wrong_path
 from json_text import json_text
 from printable import printable
 
@@ -87,7 +87,7 @@ def find_audio(folder: Path) -> dict[str, list[str]]:
         UserError: no such folder, or no audio in it.
     """
     if not folder.is_dir():
-        raise UserError(f"--audio {folder}: there is no such folder")
+        raise UserError(f"--audio is {folder}: {wrong_path('folder', folder)}")
     found: dict[str, list[str]] = defaultdict(list)
     for path in beneath(folder):
         found[_normal(path.stem)].append(path.relative_to(folder).as_posix())
@@ -201,20 +201,6 @@ class Outcome:
 
 
 def pack(
-    folder: Path,
-    label_files: Sequence[Path],
-    out: Path,
-    *,
-    rules: ClipRules = ClipRules(),
-    workers: int | None = None,
-    overwrite: bool = False,
-) -> list[Problem] | None:
-    """Pack a folder, see `pack_and_account`: its report, or None if this very output is there already."""
-    outcome = pack_and_account(folder, label_files, out, rules=rules, workers=workers, overwrite=overwrite)
-    return outcome.problems if outcome.is_new else None
-
-
-def pack_and_account(
     folder: Path,
     label_files: Sequence[Path],
     out: Path,
@@ -427,7 +413,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--workers {args.workers}: must be at least 1")
     if not 0 <= args.min_seconds < math.inf:
         raise UserError(f"--min_seconds {args.min_seconds}: must be a number of seconds from 0 on")
-    outcome = pack_and_account(
+    outcome = pack(
         args.audio,
         args.labels,
         args.out,

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
-from functools import cache
 from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from data_util.optional import optional
+
 INSTALL = "pip install -c requirements.txt av"
 MICROSECONDS = 1_000_000  # per second, in which FFmpeg counts the length of files
 
 
-@cache
 def pyav() -> ModuleType | None:
     """The package, where it is installed."""
-    try:
-        return importlib.import_module("av")
-    except ImportError:
-        return None
+    return optional("av")
 
 
 class AvFile:
@@ -43,7 +39,7 @@ class AvFile:
             raise ValueError(getattr(error, "strerror", None) or str(error)) from None
         if not self._container.streams.audio:
             self._container.close()
-            raise ValueError("there is no audio in it")
+            raise ValueError("expected audio in it, got other streams only")
         self._stream = self._container.streams.audio[0]
         context = self._stream.codec_context
         self.sample_rate, self.channels = int(context.sample_rate), int(context.layout.nb_channels)

@@ -57,7 +57,7 @@ class DetectionOptions:
     top_k: int | None = option(None, "keep the events of so many classes per audio, those with the best scores", low=1)
     window: float = option(10.0, "seconds that the network hears at once", low=1, high=3600)
     overlap: float = option(2.0, "seconds that windows share, blended; 0: the published chunks side by side", low=0)
-    batch_size: int = option(8, "windows of one audio per call of the network", low=1)
+    batch_size: int = option(8, "windows per call of the network", low=1)
 
     def check(self) -> None:
         """Raise UserError where values do not go together."""

@@ -45,10 +45,11 @@ class Failure:
 
 @dataclass
 class _Open:
-    """A job on its way: its pass, the windows that wait for the network, and what failed there."""
+    """A job on its way: windows that wait for the network, its pass once there are scores, and what failed there."""
 
-    clip: ClipPass
-    batch: list[Window] = field(default_factory=list)
+    job: Job
+    waiting: list[Window] = field(default_factory=list)
+    clip: ClipPass | None = None
     error: UserError | None = None
 
 
@@ -189,54 +190,28 @@ class Detector:
     ) -> Iterator[tuple[Job, Detection | Failure]]:
         """Find the events of many audios; reading runs beside the network.
 
-        A batch holds windows of one audio. In batches of other sizes the last digits of scores differ, and filled
-        across audios they would depend on which was read first; so each gets what it gets alone, in any run.
+        The last digits of a window's scores depend on the size of its batch and on its row there, but not on the
+        other rows. A job has batches of its own, so that it gets what it gets alone; jobs of one list
+        (`pipeline.in_one_list`) that are one whole window each share batches whose size and rows follow from their
+        places in the list. So neither what was read first nor what else is done changes a score.
 
         Arguments:
             jobs: taken one by one, as the readers get to them.
             n_threads: readers.
             keep_scores: as in `detect`.
-            make_sink: gives the `on_scores` of each job.
+            make_sink: gives the `on_scores` of each job, once it has scores.
             on_window: told the job and the first frame of each window that has been computed.
         Yields:
             Each job with its result as soon as that is known, in the same order in every run; a file that cannot be
             read gives a `Failure`.
         """
-        running: dict[Job, _Open] = {}
+        run = _Run(self, keep_scores, make_sink, on_window)
         for item in read_jobs(jobs, self.plan, n_threads=n_threads, depth=2 * self.options.batch_size):
-            job = item.job
-            if job not in running:
-                running[job] = _Open(
-                    ClipPass(job.name, self.plan, self.decoding, job.channel, keep_scores, make_sink(job))
-                )
             if isinstance(item, Window):
-                self._take(item, running[job], on_window)
+                run.take(item)
             else:
-                yield job, self._finish(item, running.pop(job), on_window)
-
-    def _take(self, window: Window, entry: _Open, on_window: Callable[[Job, int], None]) -> None:
-        entry.batch.append(window)
-        if len(entry.batch) == self.options.batch_size:
-            self._run(entry, on_window)
-
-    def _finish(self, end: End, entry: _Open, on_window: Callable[[Job, int], None]) -> Detection | Failure:
-        if end.error is None:
-            self._run(entry, on_window)
-        error = end.error or entry.error
-        return entry.clip.finish(end.n_samples, end.notes) if error is None else Failure(end.job.name, error)
-
-    def _run(self, entry: _Open, on_window: Callable[[Job, int], None]) -> None:
-        """Compute the windows of a job that wait, and hand their scores to it, until some are no numbers."""
-        batch, entry.batch = entry.batch, []
-        if not batch or entry.error is not None:
-            return
-        strong, weak = self.scores(np.stack([window.samples for window in batch]))
-        for window, frames, tags in zip(batch, strong, weak, strict=True):
-            if not np.isfinite(frames).all():
-                entry.error = UserError(f"'{window.job.name}': {NO_NUMBERS}")
-                return
-            entry.clip.add(window.start, frames, tags)
-            on_window(window.job, window.start)
+                yield from run.end(item)
+        yield from run.end_of_list()
 
     def scores(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of the kept classes per frame [B, C, T], and of all tags [B, Cw], of windows [B, N]."""
@@ -260,6 +235,105 @@ class Detector:
     def tag_names(self, detection: Detection) -> list[ClassName]:
         """Names of `detection.tags`."""
         return tag_names(len(detection.tags), self._all_classes)
+
+
+class _Run:
+    """One call of `Detector.detect_many`: which windows go into which batch, and the results; arguments as there."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        keep_scores: bool,
+        make_sink: Callable[[Job], ScoreSink | None],
+        on_window: Callable[[Job, int], None],
+    ) -> None:
+        self._detector, self._plan, self._batch_size = detector, detector.plan, detector.options.batch_size
+        self._keep_scores, self._make_sink, self._on_window = keep_scores, make_sink, on_window
+        self._running: dict[Job, _Open] = {}
+        self._n_rows = 0  # of the batch that jobs share
+        self._rows: dict[int, tuple[_Open, End]] = {}  # the jobs that wait for it, in order
+
+    def take(self, window: Window) -> None:
+        """The next window of a job."""
+        entry = self._running.setdefault(window.job, _Open(window.job))
+        entry.waiting.append(window)
+        if len(entry.waiting) == self._batch_size:
+            self._compute(entry)
+
+    def end(self, end: End) -> Iterator[tuple[Job, Detection | Failure]]:
+        """The end of a job; yields the results that are known now."""
+        entry = self._running.pop(end.job, _Open(end.job))
+        if end.error is None and self._may_share(entry):
+            yield from self._share(entry, end)
+            return
+        if end.error is None:
+            self._compute(entry)
+        yield end.job, self._finish(entry, end)
+
+    def end_of_list(self) -> Iterator[tuple[Job, Detection | Failure]]:
+        """The results of the jobs that still wait for others."""
+        return self._compute_shared()
+
+    def _may_share(self, entry: _Open) -> bool:
+        """Whether all of the audio is one whole window. Shorter ones have too many lengths to fill batches."""
+        if entry.job.place is None or len(entry.waiting) != 1:
+            return False
+        window = entry.waiting[0]
+        return window.start == 0 and len(window.samples) == self._plan.window_samples
+
+    def _share(self, entry: _Open, end: End) -> Iterator[tuple[Job, Detection | Failure]]:
+        place = entry.job.place
+        assert place is not None
+        n_rows = min(self._batch_size, place.n_jobs)
+        row = place.number % n_rows
+        if row in self._rows or n_rows != self._n_rows:
+            yield from self._compute_shared()
+        self._n_rows, self._rows[row] = n_rows, (entry, end)
+        if len(self._rows) == n_rows:
+            yield from self._compute_shared()
+
+    def _compute_shared(self) -> Iterator[tuple[Job, Detection | Failure]]:
+        """Compute the batch that jobs share; rows that none has taken are silent."""
+        rows, self._rows = self._rows, {}
+        if not rows:
+            return
+        windows = np.zeros((self._n_rows, self._plan.window_samples), np.float32)
+        for row, (entry, _) in rows.items():
+            windows[row] = entry.waiting[0].samples
+        strong, weak = self._detector.scores(windows)
+        for row, (entry, end) in rows.items():
+            self._add(entry, entry.waiting[0], strong[row], weak[row])
+            yield entry.job, self._finish(entry, end)
+
+    def _compute(self, entry: _Open) -> None:
+        """Compute the windows of a job that wait, until some scores are no numbers."""
+        windows, entry.waiting = entry.waiting, []
+        if not windows or entry.error is not None:
+            return
+        strong, weak = self._detector.scores(np.stack([window.samples for window in windows]))
+        for window, frames, tags in zip(windows, strong, weak, strict=True):
+            self._add(entry, window, frames, tags)
+
+    def _add(self, entry: _Open, window: Window, frames: np.ndarray, tags: np.ndarray) -> None:
+        """Hand the scores of a window to its job."""
+        if entry.error is not None:
+            return
+        if not np.isfinite(frames).all():
+            entry.error = UserError(f"'{entry.job.name}': {NO_NUMBERS}")
+            return
+        if entry.clip is None:
+            job = entry.job
+            decoding, sink = self._detector.decoding, self._make_sink(job)
+            entry.clip = ClipPass(job.name, self._plan, decoding, job.channel, self._keep_scores, sink)
+        entry.clip.add(window.start, frames, tags)
+        self._on_window(entry.job, window.start)
+
+    def _finish(self, entry: _Open, end: End) -> Detection | Failure:
+        error = end.error or entry.error
+        if error is not None:
+            return Failure(end.job.name, error)
+        assert entry.clip is not None  # audio has a window at least
+        return entry.clip.finish(end.n_samples, end.notes)
 
 
 def _thresholds(

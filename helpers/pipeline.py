@@ -7,8 +7,8 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,14 @@ from errors import UserError
 from helpers.audio_reader import Source, read_blocks, source_name
 from helpers.chunking import WindowPlan, WindowSplitter
 from helpers.inputs import AudioInput
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which job of a list this is, counted from 0, and how many the list has."""
+
+    number: int
+    n_jobs: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +37,8 @@ class Job:
         strict: refuse audio whose end is missing.
         key: whatever the caller wants to know it by.
         audio: the names of its file, where it has any.
+        place: in the list of a whole run (`in_one_list`), which lets it share batches with others of the list; None:
+            its batches are its own.
     """
 
     source: Source
@@ -36,6 +46,7 @@ class Job:
     key: object = None
     audio: AudioInput | None = None
     strict: bool = False
+    place: Place | None = None
 
     @property
     def name(self) -> str:
@@ -53,6 +64,14 @@ class Job:
     def recording(self) -> str:
         """The same without its ending where that keeps it apart from other audio of the run."""
         return self.audio.stem if self.audio is not None else Path(self.name).stem
+
+
+def in_one_list(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs of a whole run, each with its place, so that they share batches.
+
+    A run that does only some of them takes these from the list of all: then they get the same scores.
+    """
+    return [replace(job, place=Place(number, len(jobs))) for number, job in enumerate(jobs)]
 
 
 @dataclass(frozen=True, eq=False)

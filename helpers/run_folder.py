@@ -127,13 +127,19 @@ def resume_checkpoint(options: config.RunOptions) -> Path:
         runs = [folder for folder in folders if re.fullmatch(rf"{re.escape(name)}(-\d+)?", folder.name)]
         found = [c for folder in runs if (c := newest_checkpoint(folder))]
         if not found:
-            config.refuse("resume", name, f"there is no run of this name with a {LAST} in {options.output_dir}")
+            config.refuse(
+                "resume",
+                name,
+                f"expected a run of this name with a {LAST} in {options.output_dir}, got none; name its folder",
+            )
         return max(found, key=lambda path: path.stat().st_mtime_ns)
     path: Path | None = options.resume
     if options.resume.is_dir() and options.resume.suffix != SUFFIX:
         path = newest_checkpoint(options.resume)
     if path is None or not path.exists():
-        config.refuse("resume", options.resume, f"there is no checkpoint {LAST} or {PERIODIC}")
+        config.refuse(
+            "resume", options.resume, f"expected a folder with a {LAST} or {PERIODIC}, got none; name another"
+        )
     return path
 
 

@@ -20,7 +20,7 @@ from helpers.detection import DEFAULT_MEDIAN_WINDOW, Detection
 from helpers.detector import Detector
 from helpers.event_counts import Event
 from helpers.events import decode_events
-from helpers.pipeline import Job
+from helpers.pipeline import Job, in_one_list
 from helpers.postprocess import median_filter
 from helpers.psds import PSDSAccumulator
 from helpers.psds_curves import segment_counts
@@ -67,7 +67,7 @@ def score_recordings(
         Name of the recording -> float32 [C, T] at 25 frames per second, not filtered.
     """
     detector = Detector(model, device=device, median_window=1, detection_thresholds=[DEFAULT_THRESHOLD])
-    jobs = [Job(str(r.path), r.channel, r.name) for r in recordings]
+    jobs = in_one_list([Job(str(r.path), r.channel, r.name) for r in recordings])
     scores: dict[str, np.ndarray] = {}
     for job, result in detector.detect_many(jobs, n_threads=2, keep_scores=True):
         if isinstance(result, Detection) and result.scores is not None:

@@ -95,11 +95,13 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]
             reason = "it holds other things than tensors and plain values"
         raise UserError(f"checkpoint file '{path}' cannot be read as weights: {reason[:200]}") from error
     if not isinstance(content, dict):
-        raise UserError(f"checkpoint file '{path}' holds no state dict but a {type(content).__name__}")
+        raise UserError(f"checkpoint file '{path}': expected a state dict, got a {type(content).__name__}")
     state, metadata = content.get("state_dict", content), content.get(METADATA_KEY, {})
     for name, part in (("state_dict", state), (METADATA_KEY, metadata)):
         if not isinstance(part, dict):
-            raise UserError(f"checkpoint file '{path}': its entry '{name}' is no table but a {type(part).__name__}")
+            raise UserError(
+                f"checkpoint file '{path}': expected a table in its entry '{name}', got a {type(part).__name__}"
+            )
     if lacking := [key for key in METADATA if metadata and key not in metadata]:
         raise UserError(f"checkpoint file '{path}': its entry '{METADATA_KEY}' lacks {', '.join(lacking)}")
     state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}

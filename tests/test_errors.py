@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from atomic import check_writable, replacing, unfinished
-from errors import UserError, describe, exit_on_user_error, one_line, reading
+from errors import UserError, describe, exit_on_user_error, one_line, reading, wrong_path
 from printable import printable
 
 ROOT = Path(__file__).parents[1]
@@ -60,13 +60,22 @@ def test_real_mistakes_with_files_say_what_to_do(tmp_path):
     (tmp_path / "file").touch()
     for path, words in [
         (tmp_path, "name a file"),
-        (tmp_path / "none", "no such file"),
+        (tmp_path / "none", "does not exist"),
         (tmp_path / ("n" * 300), "too long"),
         (tmp_path / "file" / "below", "a file stands where a folder is meant"),
     ]:
         with pytest.raises(OSError) as error:
             path.read_text()
         assert describe(error.value).startswith(f"{path}: ") and words in describe(error.value)
+
+
+def test_a_wrong_path_says_what_was_expected_what_is_there_and_what_to_do(tmp_path):
+    file, gone = tmp_path / "file", tmp_path / "gone"
+    file.touch()
+    assert wrong_path("folder", gone) == "expected a folder, got a path that does not exist; check its spelling"
+    assert wrong_path("file", gone) == "expected a file, got a path that does not exist; check its spelling"
+    assert wrong_path("file", tmp_path) == "expected a file, got a folder; name a file in it"
+    assert wrong_path("folder", file) == "expected a folder, got a file; name the folder that holds it"
 
 
 def test_a_reader_that_has_had_enough_ends_the_program_in_silence():
@@ -125,7 +134,7 @@ def test_what_cannot_be_written_is_known_before_writing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no such file"), ("folder", "is a folder"), (b"caf\xe9", "not UTF-8"), (b"\xff\xfea\0", "not UTF-8")],
+    [(None, "does not exist"), ("folder", "is a folder"), (b"caf\xe9", "not UTF-8"), (b"\xff\xfea\0", "not UTF-8")],
 )
 def test_reading_words_what_goes_wrong(tmp_path, content, words):
     path = tmp_path / "list.tsv"

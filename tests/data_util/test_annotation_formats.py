@@ -521,7 +521,7 @@ def test_of_several_label_files_one_is_used_and_the_user_is_told(audio: Path) ->
 def test_a_label_column_needs_label_files(audio: Path) -> None:
     (audio / "dog").mkdir()
     (audio / "r00.wav").rename(audio / "dog" / "r00.wav")
-    with pytest.raises(UserError, match="--label_column is x: there is no label file"):
+    with pytest.raises(UserError, match="--label_column is x: expected label files beside the recordings"):
         read_own_data(audio, label_column="x")
 
 

@@ -11,8 +11,8 @@ import pytest
 import scipy.signal
 import soundfile
 
-from data_util import audio as audio_module
 from data_util.audio import DecodeError, decode, fix_length, resample
+from data_util.optional import optional
 
 
 def encode(samples, rate, **kind):
@@ -111,12 +111,12 @@ def test_minimp3_is_used_for_mp3_where_it_is_installed(monkeypatch):
     fake = types.ModuleType("minimp3py")
     fake.read = lambda data: (np.full((320, 2), [0.5, 0.25], np.float32), 32_000)
     monkeypatch.setitem(sys.modules, "minimp3py", fake)
-    audio_module._minimp3.cache_clear()
+    optional.cache_clear()
     mp3 = encode(np.zeros(3200, np.float32), 32_000, format="MP3", subtype="MPEG_LAYER_III")
     wav = encode(np.zeros(320, np.float32), 16_000, format="WAV", subtype="PCM_16")
     assert decode(mp3)[40:120] == pytest.approx(0.375, abs=1e-2)
     assert decode(wav).max() == 0
-    audio_module._minimp3.cache_clear()
+    optional.cache_clear()
 
 
 def test_a_clip_too_short_for_one_sample_is_no_audio():

@@ -74,7 +74,9 @@ def test_other_endings(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read the folder .*nowhere: there is no such file or folder"):
+    with pytest.raises(
+        UserError, match=r"cannot read the folder .*nowhere: expected a file or folder, got a path that does not exist"
+    ):
         beneath(tmp_path / "nowhere")
 
 

@@ -232,7 +232,7 @@ def edit_labels(task: Path, old: str, new: str) -> None:
         (lambda t: (t / "train.json").write_text('{"a.wav": [1]}'), "1 files of train.json are not in"),
         (lambda t: rewrite(t, lambda c: c.update({"../../x.wav": []})), "1 files of train.json are not in"),
         (lambda t: (t / "16000" / "train" / "train_000.wav").unlink(), "1 files of train.json are not in"),
-        (lambda t: shutil.rmtree(t / "16000"), "there is no folder"),
+        (lambda t: shutil.rmtree(t / "16000"), "expected a folder, got a path that does not exist"),
         (
             lambda t: soundfile.write(t / "16000" / "train" / "train_000.wav", np.zeros(99), 44_100),
             "expected 16000 Hz in the folder 16000, got 44100 Hz",

@@ -101,7 +101,7 @@ def test_malformed_files_say_what_is_wrong(tmp_path, changes, words):
 
 
 def test_missing_truncated_and_other_files(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="expected a file or folder, got a path that does not exist"):
         Mp3File(tmp_path / "nowhere.hdf")
     whole = write(tmp_path / "a.hdf", n=200).read_bytes()
     (tmp_path / "cut.hdf").write_bytes(whole[: len(whole) // 2])

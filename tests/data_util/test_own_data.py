@@ -156,7 +156,7 @@ def test_nothing_to_work_with(audio: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no audio files"):
         read_own_data(tmp_path / "empty")
-    with pytest.raises(UserError, match=r"there is no such folder"):
+    with pytest.raises(UserError, match=r"expected a folder, got a path that does not exist"):
         read_own_data(tmp_path / "none")
     with pytest.raises(UserError, match=r"none of the 1 files of the table"):
         read_own_data(audio, table(audio, "gone.wav,0,1,x"))
@@ -247,7 +247,7 @@ def test_quotes_around_cells_of_raven_are_taken_off(audio: Path, cell: str, labe
     ("line", "message"),
     [
         ("1\t0\t1\ta\tb", "line 2: more cells than the header has columns; a tab in an annotation"),
-        (f"1\t0\t1\t{'x' * 131_073}", "it is no table of text"),
+        (f"1\t0\t1\t{'x' * 131_073}", "expected a table of text, got: "),
     ],
 )
 def test_bad_lines_of_raven_are_named(audio: Path, line: str, message: str) -> None:

@@ -137,7 +137,10 @@ def test_the_option_names_a_folder_of_background(tmp_path: Path, place: str) -> 
     (quiet,) = [r for r in data.recordings if not r.events]
     assert quiet.name == ("../beside/x.wav" if place == "beside" else "other/x.wav") and quiet.path.is_file()
     (tmp_path / "empty").mkdir()
-    for folder, message in (("none", "there is no such folder"), ("empty", "it holds no audio files")):
+    for folder, message in (
+        ("none", "expected a folder, got a path that does not exist"),
+        ("empty", "it holds no audio files"),
+    ):
         with pytest.raises(UserError, match=f"--background is .*{folder}: {message}"):
             read_own_data(audio, background=tmp_path / folder)
 

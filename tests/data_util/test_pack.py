@@ -78,7 +78,7 @@ def test_round_trip_of_formats_rates_channels_and_names(tmp_path):
         soundfile.write(audio / name, samples, rate)
     (audio / "notes.txt").write_text("no audio")
     out = tmp_path / "out.hdf"
-    problems = pack(audio, [strong_labels(tmp_path, sources)], out, workers=1)
+    problems = pack(audio, [strong_labels(tmp_path, sources)], out, workers=1).problems
     assert [(p.clip_id, p.problem) for p in problems] == [("Ymp3LongDash", "too long")]
     reader = Mp3File(out)
     assert sorted(reader.clip_ids) == sorted(f"Y{y}" for y in sources)
@@ -255,7 +255,7 @@ def test_kill_and_resume_gives_the_same_contents(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--audio", "nowhere"], "no such folder"),
+        (["--audio", "nowhere"], "expected a folder, got a path that does not exist"),
         (["--audio", "empty"], "holds no audio files"),
         (["--labels", "missing.tsv"], "missing.tsv"),
         (["--workers", "0"], "--workers 0"),
@@ -298,7 +298,7 @@ def test_a_kill_between_output_and_report_loses_no_report(tmp_path, monkeypatch)
         patch.setattr(pack_module, "_write_report", killed)
         pack(audio, [labels], out, workers=1)
     assert out.exists() and not report_path(out).exists()
-    assert pack(audio, [labels], out, workers=1) is None
+    assert not pack(audio, [labels], out, workers=1).is_new
     assert set(read_report(out)) == {("Yclip1", "unreadable")}
     assert not (tmp_path / "out.hdf.parts").exists()
 
@@ -310,7 +310,7 @@ def test_progress_of_another_request_stays(tmp_path):
     parts = tmp_path / "out.hdf.parts"
     parts.mkdir()
     (parts / "request.json").write_text("another")
-    assert pack(audio, [labels], out, workers=1) is None and parts.exists()
+    assert not pack(audio, [labels], out, workers=1).is_new and parts.exists()
 
 
 def test_batches_of_another_request_are_never_used(tmp_path, monkeypatch):
@@ -344,9 +344,10 @@ def test_the_report_follows_the_labels(tmp_path):
     """More labelled clips without audio: nothing to pack, but they are missing."""
     audio, labels = make_folder(tmp_path, 2)
     out = tmp_path / "out.hdf"
-    assert pack(audio, [labels], out, workers=1) == []
+    outcome = pack(audio, [labels], out, workers=1)
+    assert outcome.is_new and outcome.problems == []
     labels.write_text(labels.read_text() + f"gone\t0\t1\t{DOG}\n")
-    assert pack(audio, [labels], out, workers=1) is None
+    assert not pack(audio, [labels], out, workers=1).is_new
     assert set(read_report(out)) == {("Ygone", "missing")}
 
 
@@ -420,7 +421,7 @@ def test_names_with_folders_and_other_forms_of_letters(tmp_path):
     path = tmp_path / "labels.tsv"
     names = ["a/x.wav", "b\\x", "Z\u00fcrich.wav", "c/y.wav"]
     path.write_text("filename\tonset\toffset\tevent_label\n" + "".join(f"{n}\t0\t1\t{DOG}\n" for n in names))
-    problems = pack(tmp_path / "audio", [path], tmp_path / "out.hdf", workers=1)
+    problems = pack(tmp_path / "audio", [path], tmp_path / "out.hdf", workers=1).problems
     clips = sorted(Mp3File(tmp_path / "out.hdf").clip_ids.tolist())
     assert clips == ["YZ\u00fcrich", "Ya__x", "Yb__x", "Yc__y"]
     assert [tuple(p) for p in problems] == [("Yc__y", "duplicated", "c/y.wav is taken", "c/y.flac")]
@@ -490,7 +491,9 @@ def test_labels_are_names_or_mids(tmp_path):
 
 def test_a_file_belongs_to_the_clip_that_has_its_name(tmp_path):
     make_files(tmp_path / "audio", "Yab.wav", "ab.wav")
-    problems = pack(tmp_path / "audio", [strong_labels(tmp_path, ["ab", "Yab"])], tmp_path / "out.hdf", workers=1)
+    problems = pack(
+        tmp_path / "audio", [strong_labels(tmp_path, ["ab", "Yab"])], tmp_path / "out.hdf", workers=1
+    ).problems
     assert problems == [] and sorted(Mp3File(tmp_path / "out.hdf").clip_ids) == ["YYab", "Yab"]
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from data_util.label_files import read_durations, read_strong_tsv, read_weak_csv
 from data_util.labels import load_vocabulary
-from data_util.times import parse_seconds
+from data_util.own_annotations import checked_time
+from data_util.times import WHAT, parse_seconds
 from errors import UserError
 from helpers import psds_io
 from helpers.outputs import read_true_events
@@ -52,3 +53,11 @@ def test_numbers_are_times_as_well_as_text():
     for bad in (None, math.nan, math.inf, -0.1, 1e9 + 1):
         with pytest.raises((ValueError, TypeError)):
             parse_seconds(bad)
+
+
+def test_times_of_ones_own_recordings_have_the_same_bounds():
+    assert checked_time("1,5", "onset", "line 2", decimal_comma=True) == checked_time("1.5", "onset", "line 2") == 1.5
+    for text, comma in [*((bad, False) for bad in BAD), ("1,5", False), ("1.000,5", True)]:
+        with pytest.raises(UserError) as error:
+            checked_time(text, "onset", "line 2", comma)
+        assert str(error.value) == f"line 2: onset {text!r} is not {WHAT}"

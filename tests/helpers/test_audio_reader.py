@@ -63,7 +63,7 @@ def bad_files(folder):
         ("no_samples.wav", "holds no samples"),
         ("nan.wav", "not finite"),
         ("folder.wav", "is a folder"),
-        ("missing.wav", "no such file"),
+        ("missing.wav", "does not exist"),
     ],
 )
 def test_bad_files_are_named_in_one_line(tmp_path, name, message):

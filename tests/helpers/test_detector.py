@@ -16,10 +16,13 @@ from scipy.ndimage import median_filter
 
 from errors import UserError
 from helpers.audio_reader import Audio
+from helpers.backends import TorchBackend
 from helpers.detection import Smoother
 from helpers.detector import Detector, Failure
 from helpers.events import RECORD_FIELDS
-from helpers.pipeline import Job
+from helpers.pipeline import Job, in_one_list
+from models import create_model
+from tests.golden_recipe import calibrated_model
 from tests.tone_model import ToneModel, tones
 
 EVENTS = [(1.0, 2.0, "Sine wave"), (8.8, 12.0, "Siren"), (17.4, 18.4, "Beep, bleep"), (20.0, 24.2, "Siren")]
@@ -315,6 +318,98 @@ def test_the_same_command_gives_the_same_scores_in_the_same_order(n_threads):
     assert found == alone  # what --skip_existing leaves of a run gets the same scores, too
     other_batches = Detector(Unsteady(), batch_size=3).detect(list(many_jobs(4, set()))[3].source, keep_scores=True)
     assert other_batches.scores.tobytes() != alone[3]  # so that these scores do depend on their batches
+
+
+class Counting(Unsteady):
+    """Notes the size of each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, mel):
+        self.sizes.append(len(mel))
+        return super().forward(mel)
+
+
+def whole_windows(n: int, bad: set[int] = frozenset()) -> list[Job]:
+    """Audios of one window of 1.2 s each, and a few that are longer, shorter or unreadable."""
+    seconds = {3: 0.5, 7: 2.6}
+    audios = [tones(seconds.get(i, 1.2), [(0.1, 0.2 + 0.05 * (i % 8), "Siren")]) for i in range(n)]
+    audios = [np.full(10, np.nan) if i in bad else audio for i, audio in enumerate(audios)]
+    return [Job(Audio(audio, name=f"audio {i}"), key=i) for i, audio in enumerate(audios)]
+
+
+def scores_of(detector: Detector, jobs, n_threads: int = 1) -> dict[int, bytes]:
+    results = detector.detect_many(jobs, n_threads=n_threads, keep_scores=True)
+    return {job.key: b"" if isinstance(r, Failure) else r.scores.tobytes() for job, r in results}
+
+
+def test_files_of_one_window_share_batches_of_one_size():
+    model = Counting()
+    detector = Detector(model, batch_size=4, window=1.2, overlap=0.2)
+    jobs = in_one_list(whole_windows(18, {5}))
+    scores = scores_of(detector, jobs)
+    # by themselves: the short one, and the three windows of the long one; the others in five batches, of which two have
+    # free rows where files 3, 5 and 7 would be, and one at the end
+    assert sorted(model.sizes) == [1, 3, 4, 4, 4, 4, 4]
+    assert sorted(scores) == list(range(18)) and {i for i, found in scores.items() if not found} == {5}
+    for n_threads in (1, 2, 3):
+        assert scores_of(detector, slow_jobs(jobs, n_threads), n_threads) == scores
+        # what --skip_existing leaves of a run gets the same scores, whatever that is
+        for kept in ({0, 4, 8, 12}, {1, 5, 7, 16}, {17}):
+            rest = [job for job in jobs if job.key in kept]
+            assert scores_of(detector, rest, n_threads) == {i: scores[i] for i in kept}
+    other_places = in_one_list([job for job in jobs if job.key in {1, 2, 6}])
+    assert all(found != scores[i] for i, found in scores_of(detector, other_places).items())
+
+
+def test_a_list_that_is_shorter_than_a_batch_has_batches_of_its_length():
+    model = Counting()
+    scores_of(Detector(model, batch_size=8, window=1.2, overlap=0.2), in_one_list(whole_windows(3)))
+    assert model.sizes == [3]
+
+
+def test_a_job_that_is_a_list_alone_gets_what_it_gets_without_one():
+    detector, job = Detector(Unsteady(), batch_size=8, window=1.2, overlap=0.2), whole_windows(1)
+    assert scores_of(detector, in_one_list(job)) == scores_of(detector, job)
+
+
+def test_scores_that_are_no_numbers_fail_their_own_job_alone():
+    class Overflowing(ToneModel):
+        def forward(self, mel):
+            strong, weak = super().forward(mel)
+            return torch.where(strong > 50, torch.nan, strong), weak
+
+    jobs = whole_windows(8)
+    jobs[2] = Job(Audio(20 * tones(1.2, [(0, 1, "Siren")]), name="loud"), key=2)
+    results = {
+        job.key: r
+        for job, r in Detector(Overflowing(), batch_size=8, window=1.2, overlap=0).detect_many(in_one_list(jobs))
+    }
+    assert [i for i, r in results.items() if isinstance(r, Failure)] == [2] and "not numbers" in str(results[2].error)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("sequence", [None, "tf", "gru", "mamba"])
+def test_the_other_rows_of_a_batch_do_not_change_a_score(sequence, precision):
+    """What batches that are filled up rest on; bit by bit, with sound, silence and overflow in the other rows."""
+    model = calibrated_model(create_model("fmn04", seq_model_type=sequence, seq_model_dim=64))
+    backend = TorchBackend(model, precision=precision)
+    random = np.random.default_rng(0)
+    windows = 0.1 * random.standard_normal((4, 50 * 640)).astype(np.float32)
+    expected = backend(windows)
+    for row in (0, 3):
+        for others in (
+            0.3 * random.standard_normal(windows.shape),
+            np.zeros(windows.shape),
+            np.full(windows.shape, 1e30),
+        ):
+            batch = others.astype(np.float32)
+            batch[row] = windows[row]
+            for found, wanted in zip(backend(batch), expected, strict=True):
+                assert found[row].tobytes() == wanted[row].tobytes()
+                assert found[1].tobytes() != wanted[1].tobytes()  # another input, another output
 
 
 def test_reading_stays_a_bounded_number_of_windows_ahead():

@@ -177,7 +177,7 @@ def rewrite(name, old, new):
         (rewrite("scores/clip-5.tsv", "Dog", "Wolf"), (), "expected frames with the columns of"),
         (rewrite("scores/clip-0.tsv", "onset", "start"), (), "expected onset, offset and one column per class"),
         (rewrite("scores/clip-2.tsv", "0.04", "x"), (), "not a table of numbers"),
-        (None, ("--compare", "/nowhere"), "no such file or folder"),
+        (None, ("--compare", "/nowhere"), "does not exist"),
         (None, ("--median_window", "4"), "odd number of frames"),
         (None, ("--threshold", "0.5"), "only with --f1"),
         (None, ("--median_window", "999999999"), "--median_window is 999999999: must be between 1 and 9,999"),

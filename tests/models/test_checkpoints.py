@@ -313,11 +313,14 @@ def test_a_packed_file_is_not_unpacked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"state_dict": [torch.zeros(1)]}, "'state_dict' is no table but a list"),
+        ({"state_dict": [torch.zeros(1)]}, "expected a table in its entry 'state_dict', got a list"),
         ({1: torch.zeros(1), (2, 3): torch.zeros(1)}, "no tensors with names"),
-        ({"state_dict": TENSOR, checkpoints.METADATA_KEY: 5}, "'efficientsed' is no table but a int"),
+        (
+            {"state_dict": TENSOR, checkpoints.METADATA_KEY: 5},
+            "expected a table in its entry 'efficientsed', got a int",
+        ),
         ({"state_dict": TENSOR, checkpoints.METADATA_KEY: {"model_name": "fmn04"}}, "lacks seq_model_type"),
-        ([torch.zeros(1)], "holds no state dict but a list"),
+        ([torch.zeros(1)], "expected a state dict, got a list"),
     ],
 )
 def test_contents_of_no_use_are_refused(content: object, words: str, tmp_path: Path) -> None:

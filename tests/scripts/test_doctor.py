@@ -131,7 +131,9 @@ def test_files_of_audioset(synthetic_dir: Path, tmp_path: Path, monkeypatch: pyt
         "4 of 6 files; missing: audioset_eval_strong.tsv, eval_durations.csv (optional)"
     )
     assert not doctor.audioset(None).problem
-    assert doctor.audioset(tmp_path / "gone").problem == f"--data_dir {tmp_path / 'gone'}: there is no such folder"
+    assert doctor.audioset(tmp_path / "gone").problem == (
+        f"--data_dir is {tmp_path / 'gone'}: expected a folder, got a path that does not exist; check its spelling"
+    )
 
 
 def test_wandb_state_is_what_a_run_would_do(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +203,11 @@ def test_an_old_python_and_a_wrong_folder_end_in_one_line(monkeypatch, capsys, t
     with pytest.raises(SystemExit) as stop:
         doctor.main([f"--data_dir={tmp_path / 'gone'}"])
     (line,) = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2 and "is too old" in line and "gone: there is no such folder" in line
+    assert (
+        stop.value.code == 2
+        and "is too old" in line
+        and "gone: expected a folder, got a path that does not exist" in line
+    )
 
 
 def test_long_rows_are_wrapped_and_commands_are_not() -> None:

@@ -110,7 +110,10 @@ def test_an_untrained_teacher_is_refused(tiny_dir: Path, tmp_path: Path, capsys:
         (["--as_weak_sampling_strategy=even"], "uniform, count"),
         (["--online_distillation_loss_weight=0", "--teacher_pretrained=weak"], "--teacher_pretrained is weak: nothing"),
         (["--online_distillation_loss_weight=0", "--teacher_model_name=nope"], "--teacher_model_name is nope: nothing"),
-        (["--online_distillation_loss_weight=0", "--teacher_temperature=2"], "there is no teacher"),
+        (
+            ["--online_distillation_loss_weight=0", "--teacher_temperature=2"],
+            "expected a teacher whose logits it divides",
+        ),
         ([f"--teacher_pseudo_labels={__file__}", f"--teacher_checkpoint={__file__}"], "in place of a network"),
         (["--teacher_pretrained=weak", f"--teacher_checkpoint={__file__}"], "names other weights"),
     ],

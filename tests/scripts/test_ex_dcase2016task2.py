@@ -199,7 +199,7 @@ def test_thresholds_mean_what_they_say(task: Path, threshold: float, on: str) ->
     ("argv", "message"),
     [
         ([], "--task_path"),
-        (["--task_path=/nowhere"], "there is no such folder"),
+        (["--task_path=/nowhere"], "expected a folder, got a path that does not exist"),
         (["--task_path=TASK", "--n_classes=12"], "--n_classes is 12: labelvocabulary.csv has 11 classes"),
         (["--task_path=TASK", "--threshold=2"], "--threshold_on=logits"),
         (["--task_path=TASK", "--evaluate"], "--checkpoint"),

@@ -171,7 +171,10 @@ def test_mixstyle_comes_in_place_of_mixup(argv: list[str], mixup_p: float) -> No
         (["--data_dir=ESC"], ["--task", "esc50", "openmic"]),
         (["--task=esc51", "--data_dir=ESC"], ["--task", "esc51", "esc50"]),
         (["--task=esc50"], ["--data_dir", "ESC-50"]),
-        (["--task=esc50", "--data_dir=nowhere"], ["--data_dir", "nowhere", "no such folder"]),
+        (
+            ["--task=esc50", "--data_dir=nowhere"],
+            ["--data_dir", "nowhere", "expected a folder, got a path that does not exist"],
+        ),
         (["--task=esc50", "--data_dir=ESC", "--fold=6"], ["--fold", "6", "1, 2, 3, 4, 5, or all"]),
         (["--task=tau2020", "--data_dir=ESC", "--fold=2"], ["--fold", "2", "tau2020 has 1"]),
         (["--task=tau2020", "--data_dir=ESC"], ["fold1_train.csv", "no file"]),

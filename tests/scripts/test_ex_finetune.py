@@ -158,7 +158,12 @@ def test_a_run_goes_on_where_its_recordings_are_now(run: Path, own: Path, tmp_pa
         with pytest.raises(SystemExit) as stop:
             ex_finetune.main([*resume, *named])
         error = capsys.readouterr().err
-        assert stop.value.code == 2 and "old" in error and "there is no such" in error and error.count("\n") == 1
+        assert (
+            stop.value.code == 2
+            and "old" in error
+            and "got a path that does not exist" in error
+            and error.count("\n") == 1
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("config_finetune.SCRATCH_EPOCH_STEPS", 3)
         ex_finetune.main([*resume, f"--audio={place / 'audio'}", f"--events={place / 'events.csv'}"])
@@ -185,8 +190,8 @@ def test_a_folder_per_class(own: Path, tmp_path: Path) -> None:
 
 BAD = [
     ([], "--audio is missing"),
-    (["--audio=nowhere"], "--audio is nowhere: there is no such folder"),
-    (["--audio={own}/audio", "--events=no.csv"], "--events is no.csv: there is no such file"),
+    (["--audio=nowhere"], "--audio is nowhere: expected a folder, got a path that does not exist"),
+    (["--audio={own}/audio", "--events=no.csv"], "--events is no.csv: expected a file, got a path that does not exist"),
     (["--audio={own}/audio", "--group_column=x"], "--group_column is x: it is a column of --events"),
     (["--audio={own}/audio", "--val_share=0.5", "--test_share=0.5"], "--test_share is 0.5: with --val_share 0.5"),
     (["--audio={own}/audio", "--evaluate"], "--evaluate needs --checkpoint"),

@@ -110,7 +110,7 @@ def test_the_picture_with_true_events(tone_model, audio_file, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--audio_file={missing}"], "missing.wav: there is no such file"),
+        (["--audio_file={missing}"], "missing.wav: expected a file or folder, got a path that does not exist"),
         (["--audio_file={empty}"], "empty.wav' cannot be read as audio: it is empty"),
         (["--audio_file={text}"], "text.wav' cannot be read as audio"),
         (["--audio_file={good}", "--detection_thresholds", "0.5", "1.2"], "--detection_thresholds is 1.2"),

@@ -262,7 +262,7 @@ def test_two_at_once_are_refused(
     [
         ([], "--teachers is missing"),
         (["--teachers", "BEATS_strong_1"], "did you mean BEATs_strong_1"),
-        (["--teachers", "no.ckpt"], "no such file"),
+        (["--teachers", "no.ckpt"], "expected a file, got a path that does not exist"),
         (["--teachers", "x", "--split=test"], "train, eval"),
     ],
 )

@@ -29,6 +29,7 @@ from data_util.hdf5_dataset import Mp3File
 from helpers.run_folder import resume_position
 from models import create_model
 from models.checkpoints import METADATA_KEY
+from tests.golden_recipe import calibrated_model
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60.0  # that anything may take, on a machine that does a lot beside
@@ -330,6 +331,36 @@ def test_inference_over_a_folder(
     command = start("inference", *request, *formats, "--skip_existing")
     assert command.end(SECONDS)[0] == 0
     assert len(list(out.glob("*.tsv"))) == len(list(out.glob("*.h5"))) == 12
+
+
+def test_a_killed_inference_goes_on_to_the_same_bytes(start: Start, tmp_path: Path) -> None:
+    """Files of one window share batches: with whom must not depend on timing, readers, or what is done already."""
+    make_clips(tmp_path / "audio", 14)
+    (tmp_path / "audio" / "clip13.wav").write_bytes(b"no audio")  # in the middle: clip1, clip10, ..., clip13, clip2
+    torch.manual_seed(0)
+    # scores of a sequence model depend on the size of the batch
+    model = calibrated_model(create_model("fmn04", seq_model_type="tf", seq_model_dim=64))
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    weights = tmp_path / "model.ckpt"
+    torch.save({"state_dict": state, METADATA_KEY: {**model.metadata(), "untrained": []}}, weights)
+    request = [f"--checkpoint={weights}", f"--audio_file={tmp_path / 'audio'}", "--window=1", "--overlap=0.2"]
+    request += ["--batch_size=4", "--format", "scores_tsv", "csv", "--detection_thresholds", "0.01"]
+
+    def run(name: str, *more: str) -> dict[str, bytes]:
+        assert start("inference", *request, f"--out={tmp_path / name}", *more).end(SECONDS)[0] == 3
+        files = [path for path in (tmp_path / name).rglob("*") if path.is_file() and not path.name.startswith(".")]
+        return {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files if path.stem != "summary"}
+
+    whole = run("whole", "--num_readers=1")
+    assert len(whole) == 2 * 13 + 2 and whole == run("three", "--num_readers=3")
+    out = tmp_path / "killed"
+    command = start("inference", *request, f"--out={out}", hook="write")
+    until(lambda: len(list(out.glob("*.csv"))) >= 3)
+    command.send("main", signal.SIGKILL)
+    assert command.ask(do="wait", pid=command.pid, seconds=GRACE) == -signal.SIGKILL  # before it could print anything
+    assert len(list(out.glob("clip*.csv"))) < 13
+    assert run("killed", "--skip_existing", "--num_readers=3") == whole
+    assert run("other", "--batch_size=1") != whole
 
 
 @pytest.mark.parametrize("layout", ["audioset", "esc50"])
