@@ -92,7 +92,7 @@ def _none_of(vocabulary: Vocabulary) -> str:
     """Why a label is refused, and what would be right."""
     first = f"{vocabulary.names[0]!r} or {vocabulary.mids[0]!r}" if len(vocabulary) else "none"
     return (
-        f"is none of the {len(vocabulary)} classes; expected a name or MID as in resources/audioset_*_classes.csv, "
+        f"is not one of the {len(vocabulary)} classes; expected a name or MID as in resources/audioset_*_classes.csv, "
         f"such as {first} (for classes of your own: ex_finetune.py)"
     )
 

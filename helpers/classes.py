@@ -99,5 +99,5 @@ def _members(classes: Sequence[ClassName], word: str, option: str) -> np.ndarray
         known = {name.lower(): name for name in [*names.values(), *(c.label for c in classes)]}
         near = [known[n] for n in difflib.get_close_matches(key, known, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}?" if near else "name a class, a MID or a group of AudioSet's ontology"
-        raise UserError(f"--{option} {word}: none of the {len(classes)} classes of the model; {hint}")
+        raise UserError(f"--{option} {word}: not one of the {len(classes)} classes of the model; {hint}")
     return found

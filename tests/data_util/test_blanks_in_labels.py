@@ -81,7 +81,7 @@ def test_audioset(tmp_path: Path) -> None:
     (tmp_path / "weak.csv").write_text(f'# x\nabcdefghij0, 0.0, 10.0, " {DOG} , {CAT} "\n')
     assert read_weak_csv(tmp_path / "weak.csv", weak).mids == [(DOG, CAT)]
     path.write_text(path.read_text().replace(DOG, "no such"))
-    with pytest.raises(UserError, match="label 'no such' is none of the 447 classes"):
+    with pytest.raises(UserError, match="label 'no such' is not one of the 447 classes"):
         read_strong_tsv(path, strong)
 
 

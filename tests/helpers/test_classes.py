@@ -46,7 +46,7 @@ def test_classes_of_ones_own():
 
 @pytest.mark.parametrize("word", ["Brak", "/m/nonsense", "=Natural sounds", ""])
 def test_a_word_without_meaning(word):
-    with pytest.raises(UserError, match=r"--include .*none of the 447 classes"):
+    with pytest.raises(UserError, match=r"--include .*not one of the 447 classes"):
         chosen([word])
     with pytest.raises(UserError, match="--exclude"):
         chosen(None, [word])
