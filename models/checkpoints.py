@@ -31,6 +31,7 @@ PARTS = ("seq_model", "strong_head", "weak_head")  # of a detector, above the ba
 HEADS = ("strong_head", "weak_head")
 _OWN_KEYS = r"(?=model\.|seq_model\.|strong_head\.|weak_head\.)"
 _BLOCK = 1 << 20  # bytes
+_OTHER_MODEL = "is it of another model? name it with --model_name, --seq_model_type and --seq_model_dim"
 _MOST_CLASSES, _MOST_FEATURES = 100_000, 65_536  # far beyond any real model, and still built in no time
 
 
@@ -250,7 +251,8 @@ def _complain(own: dict[str, Tensor], taken: dict[str, Tensor], state: dict[str,
         if keys
     ]
     if problems:
-        raise UserError(f"checkpoint '{report.source}' does not fit the model: {'; '.join(problems)}")
+        hint = f"; {_OTHER_MODEL}" if missing or unexpected or shapes else ""
+        raise UserError(f"checkpoint '{report.source}' does not fit the model: {'; '.join(problems)}{hint}")
 
 
 def _finite(value: Tensor) -> bool:
