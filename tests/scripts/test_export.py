@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,6 +175,22 @@ def test_ten_lines_of_plain_onnxruntime_print_the_events(exported, tmp_path, mon
     assert list(detector.decoding.thresholds) == (["class"] if tuned else ["0.5"])
     expected = [(f"{e.onset:.2f}", f"{e.offset:.2f}", e.label) for e in events]
     assert len(expected) > 20 and sorted(printed) == sorted(expected)
+
+
+def test_the_lines_of_the_docs_refuse_another_rate_and_mix_channels(exported, tmp_path, monkeypatch, capsys):
+    shutil.copy(exported.files[".onnx"], tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(160_000)
+    soundfile.write("recording.wav", noise, 32_000, "FLOAT")
+    with pytest.raises(SystemExit, match="resample the recording first: it has 32000 Hz, the model hears 16000 Hz"):
+        exec(lines_of_the_docs(), {})
+    assert capsys.readouterr().out == ""
+    printed = []
+    for channels in ([noise], [2 * noise, 0 * noise], [noise, 0 * noise]):
+        soundfile.write("recording.wav", np.stack(channels, axis=1), 16_000, "FLOAT")
+        exec(lines_of_the_docs(), {})
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2] and printed[0].count("\n") > 20
 
 
 @pytest.mark.parametrize("sequence", [None, "gru"])  # both exporters
