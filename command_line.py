@@ -233,13 +233,29 @@ def parse(cls: type[T], argv: Sequence[str] | None = None) -> T:
     parser = build_parser(cls)
     given, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     if unknown:
-        word = unknown[0].split("=")[0]
-        near = difflib.get_close_matches(word, parser._option_string_actions, n=2)
-        raise UserError(f"unknown option '{word}'" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+        raise UserError(_about_unknown(parser, sys.argv[1:] if argv is None else argv, unknown[0]))
     values = vars(given)
     config_file = values.pop("config", None)
     values = {**(read_yaml(config_file) if config_file else {}), **values}
     return build(cls, values)
+
+
+def _about_unknown(parser: argparse.ArgumentParser, words: Sequence[str], unknown: str) -> str:
+    """What is wrong with a word that no option takes: a misspelled option, or a value too many."""
+    word = unknown.split("=")[0]
+    known = parser._option_string_actions
+    if word.startswith("-"):
+        near = difflib.get_close_matches(word, known, n=2)
+        return f"unknown option '{word}'" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    before = list(words[: list(words).index(unknown)])
+    option, equals, value = next((word for word in reversed(before) if word.startswith("--")), "").partition("=")
+    action = known.get(option)
+    if action is not None and action.nargs == "+" and equals:
+        return f"'{unknown}' belongs to no option: give several values after a blank, {option} {value} {unknown}"
+    if near := difflib.get_close_matches(f"--{word}", known, n=2, cutoff=0.8):  # its dashes are missing
+        return f"unknown option '{word}'; did you mean {' or '.join(near)}?"
+    takes_one = f" ({option} takes one value)" if action is not None and action.nargs is None else ""
+    return f"'{unknown}' belongs to no option{takes_one}: values with blanks need quotes, options begin with --"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

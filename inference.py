@@ -10,15 +10,16 @@ import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import locks
 from config import ModelOptions, as_dict, check_output, option, parse, refuse
 from errors import UserError, exit_on_user_error
 from helpers.annotations import read_annotations
-from helpers.audio_pipe import PipedAudio, RawFormat, open_pipe
-from helpers.audio_reader import SAMPLE_RATE, count_channels, read_blocks, source_name
+from helpers.audio_pipe import PipedAudio, RawFormat, ReadAhead, open_pipe
+from helpers.audio_reader import count_channels, read_blocks, source_name
 from helpers.backends import BACKENDS, PRECISIONS
 from helpers.detection import DetectionOptions, detection_options
 from helpers.detector import Detector
@@ -288,22 +289,26 @@ def _jobs_of(options: InferenceOptions, audio: AudioInput) -> list[Job]:
     return [Job(source, 0 if options.channels == "first" else None, audio.stem, audio, options.strict)]
 
 
-def _pipe(options: InferenceOptions) -> PipedAudio:
-    return open_pipe(sys.stdin.buffer, RawFormat.parse(options.raw) if options.raw else None)
+def _pipe(options: InferenceOptions, file: BinaryIO | ReadAhead | None = None) -> PipedAudio:
+    """Standard input, or what reads ahead of it."""
+    return open_pipe(sys.stdin.buffer if file is None else file, RawFormat.parse(options.raw) if options.raw else None)
 
 
 def _stream(options: InferenceOptions) -> int:
-    source = _pipe(options) if options.stream == STDIN else str(options.stream)
+    started: datetime | None = None
+    source: PipedAudio | str = str(options.stream)
+    if options.stream == STDIN:
+        ahead = ReadAhead(sys.stdin.buffer)  # a microphone does not wait until the model is loaded
+        source = _pipe(options, ahead)
     notes: list[str] = []
     channel = 0 if options.channels == "first" else None
     blocks = read_blocks(source, channel, notes=notes, strict=options.strict)
     first = next(blocks, None)  # its mistakes show before a model is loaded
     if first is None:
         raise UserError(f"'{source_name(source)}' holds no samples: expected audio of at least one frame of 40 ms")
-    started = datetime.now(timezone.utc) - timedelta(seconds=len(first) / SAMPLE_RATE)
-    lines = StreamLines(
-        Path(source_name(source)).name, channel, "jsonl" in options.format, started if options.stream_clock else None
-    )
+    if options.stream_clock and isinstance(source, PipedAudio):
+        started = ahead.began(source.bytes_per_second)
+    lines = StreamLines(Path(source_name(source)).name, channel, "jsonl" in options.format, started)
     stream = _make_detector(options).stream(hop=options.stream_hop, lookahead=options.stream_lookahead)
     code = listen_to_stream(stream, itertools.chain([first], blocks), lines)
     print_notes(source_name(source), notes)

@@ -29,7 +29,7 @@ from helpers.detection import (
     ScoreSink,
 )
 from helpers.pipeline import End, Job, Window, read_jobs
-from helpers.thresholds import apply_thresholds, check_thresholds, read_thresholds, require_one_number
+from helpers.thresholds import ClassThresholds, apply_thresholds, check_thresholds, read_thresholds, require_one_number
 
 if TYPE_CHECKING:
     from helpers.streaming import EventStream
@@ -143,8 +143,10 @@ class Detector:
             return {f"{t:g}": np.full(len(self._kept), t, np.float32) for t in numbers or DEFAULT_THRESHOLDS}
         if numbers or tuned is None:
             tuned = [*numbers, DEFAULT_THRESHOLD][:1] * n_classes
-        thresholds = apply_thresholds(np.asarray(tuned, np.float32), self._given, self._all_classes)
-        return {CLASS_THRESHOLDS: thresholds[self._kept]}
+        values = np.asarray(tuned, np.float32)
+        for source, given in self._given:
+            values = apply_thresholds(values, given, self._all_classes, source)
+        return {CLASS_THRESHOLDS: values[self._kept]}
 
     def detect(
         self,
@@ -338,15 +340,16 @@ class _Run:
 
 def _thresholds(
     options: DetectionOptions, thresholds: Mapping[str, float] | str | PathLike[str] | None
-) -> dict[str, float]:
-    """Thresholds by class: those of the table or dictionary, and on top those of `detection_thresholds`."""
-    if thresholds is None:
-        given = {}
-    elif isinstance(thresholds, (str, PathLike)):
-        given = read_thresholds(thresholds)
-    else:
-        given = check_thresholds(thresholds)
+) -> list[tuple[str, ClassThresholds]]:
+    """Thresholds by class and where they come from: the table or dictionary, then `detection_thresholds` on top."""
+    given: list[tuple[str, ClassThresholds]] = []
+    if isinstance(thresholds, (str, PathLike)):
+        given.append((f"--thresholds {fspath(thresholds)}", read_thresholds(thresholds)))
+    elif thresholds is not None:
+        given.append(("", check_thresholds(thresholds)))
     numbers, named = options.split_thresholds()
+    given.append(("", named))
+    given = [(source, by_class) for source, by_class in given if by_class]
     if given:
         require_one_number(numbers)
-    return {**given, **named}
+    return given

@@ -26,7 +26,7 @@ from data_util.audio_folders import beneath
 from data_util.clip_names import clip_ids
 from data_util.hdf5_dataset import entry, open_hdf5, read_names
 from data_util.labels import FRAME_RATE, load_vocabulary
-from errors import UserError, reading
+from errors import UserError, reading, wrong_path
 from helpers.psds_batches import check_stamps
 from helpers.psds_io import refuse_existing
 
@@ -69,7 +69,9 @@ def open_scores(path: str | Path) -> ScoreSource:
         return ScoreFolder(path)
     if path.is_file():
         return ScoreHDF5(path)
-    raise UserError(f"scores {path}: no such file or folder; give a folder of <clip>.tsv or an HDF5 file")
+    raise UserError(
+        f"scores {path}: {wrong_path('file or folder', path)}; scores are a folder of <clip>.tsv or an HDF5 file"
+    )
 
 
 class ScoreFolder:

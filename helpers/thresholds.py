@@ -19,6 +19,7 @@ from helpers.classes import ClassName
 OPTION, FILE_OPTION = "detection_thresholds", "thresholds"
 _CLASS_COLUMNS = ("label", "class", "event_label", "name", "mid")
 _COLUMN = "threshold"
+_QUOTES = "a name with blanks needs quotes around both, e.g. 'Beep, bleep=0.7'"
 
 ClassThresholds = Mapping[str, float]
 
@@ -37,7 +38,7 @@ def parse_thresholds(words: Sequence[str]) -> tuple[list[float], dict[str, float
         name, equals, number = word.rpartition("=")
         value = _number(number)
         if value is None or (equals and not name.strip()):
-            refuse(OPTION, word, "expected numbers between 0 and 1, or CLASS=NUMBER, e.g. 0.5 Dog=0.3")
+            refuse(OPTION, word, f"expected numbers between 0 and 1, or CLASS=NUMBER, e.g. 0.5 Dog=0.3; {_QUOTES}")
         if not equals:
             numbers.add(value)
         elif by_class.setdefault(name.strip(), value) != value:
@@ -55,16 +56,18 @@ def require_one_number(numbers: Sequence[float]) -> None:
 def read_thresholds(path: str | PathLike[str]) -> dict[str, float]:
     """Thresholds by class, from a table with the columns `label` (a name or MID) and `threshold`.
 
-    The columns are separated by commas, semicolons or tabs.
+    The columns are separated by commas, semicolons or tabs; the last two allow decimal commas.
 
     Raises:
-        UserError: the file cannot be read, lacks a column, or holds a threshold that is no number between 0 and 1.
+        UserError: the file cannot be read, lacks a column or any threshold, or holds a threshold that is no number
+            between 0 and 1, or more cells in a line than columns.
     """
     where = f"--{FILE_OPTION} {fspath(path)}"
     with reading(path, "the thresholds"):
         text = Path(path).read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=max("\t;,", key=first.count))
+        separator = max("\t;,", key=first.count)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         header = [name.strip().lower() for name in next(rows, [])]
         column = next((header.index(name) for name in _CLASS_COLUMNS if name in header), None)
         if column is None or _COLUMN not in header:
@@ -73,9 +76,14 @@ def read_thresholds(path: str | PathLike[str]) -> dict[str, float]:
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
+            if any(cell.strip() for cell in row[len(header) :]):
+                raise UserError(
+                    f"{where}, line {rows.line_num}: expected at most {len(header)} cells as in the header, got "
+                    f"{len(row)}; a label that holds '{separator}' needs double quotes"
+                )
             cells = [*row, *[""] * (len(header) - len(row))]
             name, number = cells[column].strip(), cells[header.index(_COLUMN)].strip()
-            value = _number(number)
+            value = _number(number if separator == "," else number.replace(",", "."))
             if value is None or not name:
                 raise UserError(
                     f"{where}, line {rows.line_num}: expected a class and a number between 0 and 1, "
@@ -83,32 +91,50 @@ def read_thresholds(path: str | PathLike[str]) -> dict[str, float]:
                 )
             if found.setdefault(name, value) != value:
                 raise UserError(f"{where}, line {rows.line_num}: '{name}' already has {found[name]:g}")
+    if not found:
+        raise UserError(f"{where}: expected a class and its threshold beneath the header, got none")
     return found
 
 
-def check_thresholds(thresholds: Mapping[str, object]) -> dict[str, float]:
-    """The same from a dictionary; UserError where a value is no number between 0 and 1."""
+def check_thresholds(thresholds: object) -> dict[str, float]:
+    """The same from a dictionary; UserError where it is none, or a value is no number between 0 and 1."""
+    if not isinstance(thresholds, Mapping):
+        raise UserError(f'thresholds is {thresholds!r}: expected a dictionary such as {{"Dog": 0.3}}, or a path')
     checked = {}
     for name, number in thresholds.items():
         value = _number(number)
         if value is None:
-            raise UserError(f"thresholds of '{name}' is {number!r}: expected a number between 0 and 1")
+            raise UserError(f"threshold of '{name}' is {number!r}: expected a number between 0 and 1")
         checked[str(name)] = value
     return checked
 
 
-def apply_thresholds(thresholds: np.ndarray, by_class: ClassThresholds, classes: Sequence[ClassName]) -> np.ndarray:
+def apply_thresholds(
+    thresholds: np.ndarray, by_class: ClassThresholds, classes: Sequence[ClassName], source: str = ""
+) -> np.ndarray:
     """Thresholds [C] with those of `by_class` in the place of the classes that it names (by name or MID, any case).
 
+    Arguments:
+        source: where `by_class` comes from, for messages.
+
     Raises:
-        UserError: the model has no class of that name; the nearest ones are named.
+        UserError: the model has no class of that name (the nearest ones are named), or a class has two thresholds.
     """
     result = np.array(thresholds, np.float32)
+    where = f"{source}: " if source else ""
+    named: dict[int, str] = {}
     for name, value in by_class.items():
         key = name.strip().lower()
         found = [i for i, about in enumerate(classes) if key in (about.label.lower(), about.mid.lower())]
         if not key or not found:
-            raise UserError(f"threshold of '{name}': the model has no such class; {_hint(key, classes)}")
+            raise UserError(f"{where}threshold of '{name}': the model has no such class; {_hint(key, classes)}")
+        for i in found:
+            other = named.setdefault(i, name)
+            if by_class[other] != value:
+                raise UserError(
+                    f"{where}threshold of '{name}' is {value:g}: that is the same class as '{other}', which has "
+                    f"{by_class[other]:g}; give each class once"
+                )
         result[found] = value
     return result
 

@@ -32,6 +32,7 @@ PARTS = ("seq_model", "strong_head", "weak_head")  # of a detector, above the ba
 HEADS = ("strong_head", "weak_head")
 _OWN_KEYS = r"(?=model\.|seq_model\.|strong_head\.|weak_head\.)"
 _BLOCK = 1 << 20  # bytes
+_OTHER_MODEL = "is it of another model? name it with --model_name, --seq_model_type and --seq_model_dim"
 _MOST_CLASSES, _MOST_FEATURES = 100_000, 65_536  # far beyond any real model, and still built in no time
 
 
@@ -255,6 +256,8 @@ def _complain(own: dict[str, Tensor], taken: dict[str, Tensor], report: LoadRepo
     if problems:
         fitting = _fitting_backbones(model, taken) if shapes else []
         advice = f"; its weights are of {' or '.join(fitting)}: --model_name={fitting[0]}" if fitting else ""
+        if not advice and (missing or unexpected or shapes):
+            advice = f"; {_OTHER_MODEL}"
         raise UserError(f"checkpoint '{report.source}' does not fit the model: {'; '.join(problems)}{advice}")
 
 

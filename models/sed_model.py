@@ -99,9 +99,11 @@ class SEDModel(nn.Module):
         random = [part.replace("_", " ") for part in ("seq_model", head) if part in self.untrained]
         if random:
             sequence = f" with {self.seq_model_type}:{self.seq_model_dim}" if self.seq_model_type else ""
+            command = f"python ex_finetune.py --model_name {self.model_name} --checkpoint FILE --audio DIR"
+            how = f"train one from them: {command}" if head == "strong_head" else "train it first"
             raise UserError(
                 f"these weights hold no trained {' and no trained '.join(random)} for {self.model_name}{sequence} with "
-                f"{len(self.labels)} classes: its scores would be noise; name weights of a detector, or train it first"
+                f"{len(self.labels)} classes: its scores would be noise; name weights of a detector, or {how}"
             )
 
     @property

@@ -321,6 +321,20 @@ FAULTS = (
         "(scores[:, c], targets[:, c])",
         "tests/helpers/test_tagging_scores.py::test_unknown_labels_count_neither_way",
     ),
+    fault(
+        "the time of day without what waited in the pipe",
+        "helpers/audio_pipe.py",
+        "return arrived - timedelta(seconds=n_bytes / bytes_per_second)",
+        "return arrived",
+        "tests/helpers/test_audio_pipe.py::test_the_moment_at_which_a_stream_began",
+    ),
+    fault(
+        "a class with two thresholds gets the last one",
+        "helpers/thresholds.py",
+        "if by_class[other] != value:",
+        "if False:",
+        "tests/helpers/test_thresholds.py::test_a_class_has_one_threshold_per_source",
+    ),
 )
 
 

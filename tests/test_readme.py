@@ -55,5 +55,17 @@ def test_snippets_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert any("Siren" in line for line in printed)
 
 
+def test_a_stream_of_the_docs_tells_the_end_of_what_is_on_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [code for code in SNIPPETS if "microphone" in code]
+    monkeypatch.setattr("helpers.backends.load_torch_model", lambda *_, **__: ToneModel())
+    ends: dict[float, list[str]] = {}
+    for end in (3.0, 5.0):  # of the sound, in 5 s
+        printed: list[str] = []
+        names = {"Detector": Detector, "microphone": [tones(5, [(1, end, "Siren")], 48_000)]}
+        exec(code, {**names, "print": lambda *words, to=printed: to.append(" ".join(map(str, words)))})
+        ends[end] = [line for line in printed if line.startswith("offset")]
+    assert ends[3.0] == ["offset 3.0 Siren"] and ends[5.0] == ["offset 5.0 Siren"]
+
+
 def test_there_are_snippets() -> None:
     assert len(SNIPPETS) == 3

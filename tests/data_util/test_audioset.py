@@ -189,7 +189,7 @@ def test_missing_files(data_copy, gone, words):
 
 
 def test_other_mistakes(data_copy, tmp_path):
-    with pytest.raises(UserError, match="no data folder"):
+    with pytest.raises(UserError, match="expected a folder, got a path that does not exist"):
         AudioSetStrong(tmp_path / "nowhere")
     with pytest.raises(UserError, match="train, eval"):
         AudioSetStrong(data_copy, "test")

@@ -163,7 +163,11 @@ def rewrite(path: Path, old: str, new: str) -> None:
 
 
 DAMAGE: list[tuple[str, Callable[[Path], object], list[str]]] = [
-    ("esc50", lambda d: (d / "meta/esc50.csv").unlink(), ["no file", "esc50.csv", "--data_dir"]),
+    (
+        "esc50",
+        lambda d: (d / "meta/esc50.csv").unlink(),
+        ["expected a file", "does not exist", "esc50.csv", "--data_dir"],
+    ),
     ("esc50", lambda d: remove_column(d / "meta/esc50.csv", "fold"), ["esc50.csv", "no column fold", "filename"]),
     ("esc50", lambda d: rewrite(d / "meta/esc50.csv", ",1,0,", ",1,zero,"), ["target", "'zero'", "whole number"]),
     ("esc50", lambda d: rewrite(d / "meta/esc50.csv", ",1,0,", ",1,99,"), ["class indices", "white_noise: 99"]),
@@ -219,7 +223,7 @@ def test_object_arrays_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert "\n" not in str(error.value)
     assert not (tmp_path / "evil").exists()
     assert read_npz(path, ["plain"])["plain"].tolist() == ["a", "bc"]
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="expected a file, got a path that does not exist"):
         read_npz(tmp_path / "b.npz", ["keys"])
 
 

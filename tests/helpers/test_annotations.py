@@ -77,5 +77,5 @@ def test_what_is_no_annotation_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("1\tx\tDog\n2\t1\tDog\n")
     with pytest.raises(UserError):
         events(tmp_path / "t.txt", "rec.wav")
-    with pytest.raises(UserError, match=r"cannot read the true events .*no such file"):
+    with pytest.raises(UserError, match=r"cannot read the true events .*does not exist"):
         events(tmp_path / "none.csv", "rec.wav")

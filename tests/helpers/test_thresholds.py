@@ -37,6 +37,7 @@ def test_words_of_a_command_line():
         (["Dog="], "detection_thresholds is Dog="),
         (["Dog=nan"], "detection_thresholds is Dog=nan"),
         (["Dog=0.1", "Dog=0.2"], "'Dog' already has 0.1"),
+        (["Beep,", "bleep=0.7"], "detection_thresholds is Beep,: .*a name with blanks needs quotes"),
         ([], "detection_thresholds is empty"),
     ],
 )
@@ -90,6 +91,18 @@ def test_a_table_and_on_top_of_it_the_command_line(tmp_path, separator):
         ("label,threshold\nSiren,inf\n", "line 2"),
         ("label,threshold\nSiren,0.1\nSiren,0.2\n", "line 3: 'Siren' already has 0.1"),
         ("label,threshold\nSirene,0.1\n", "threshold of 'Sirene': the model has no such class; did you mean Siren?"),
+        ("label,threshold\nSirene,0.1\n", "--thresholds .*thresholds.csv: threshold of 'Sirene'"),
+        ("label,threshold\n", "expected a class and its threshold beneath the header, got none"),
+        (
+            "label,threshold\nBeep, bleep,0.7\n",
+            "line 2: expected at most 2 cells .* got 3; a label that holds ',' needs",
+        ),
+        ("label,threshold\nSiren,0,7\n", "line 2: expected at most 2 cells"),
+        (
+            "label;threshold\nSiren;0.5,1\n",
+            "line 2: expected a class and a number between 0 and 1, got 'Siren' and '0.5,1",
+        ),
+        ("label,threshold\nSiren,0.1\nsiren,0.2\n", "'siren' is 0.2: that is the same class as 'Siren', which has 0.1"),
     ],
 )
 def test_tables_that_are_refused(tmp_path, text, message):
@@ -99,12 +112,33 @@ def test_tables_that_are_refused(tmp_path, text, message):
         Detector(ToneModel(), thresholds=table)
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimal_commas_where_no_comma_separates(tmp_path, separator):
+    table = tmp_path / "thresholds.csv"
+    table.write_text(f"label{separator}threshold\nSiren{separator}0,75\nBeep, bleep{separator}0.5\n")
+    assert read_thresholds(table) == {"Siren": 0.75, "Beep, bleep": 0.5}
+
+
+def test_a_class_has_one_threshold_per_source():
+    mid = next(about.mid for about in Detector(ToneModel()).classes if about.label == "Siren")
+    message = f"threshold of '{mid}' is 0.4: that is the same class as 'Siren', which has 0.3; give each class once"
+    with pytest.raises(UserError, match=message):
+        Detector(ToneModel(), thresholds={"Siren": 0.3, mid: 0.4})
+    with pytest.raises(UserError, match=r"'siren' is 0\.4: that is the same class as 'Siren'"):
+        Detector(ToneModel(), detection_thresholds=["Siren=0.3", "siren=0.4"])
+    assert thresholds(Detector(ToneModel(), thresholds={"Siren": 0.3, mid: 0.3}))["Siren"] == 0.3
+    over = Detector(ToneModel(), thresholds={"Siren": 0.3}, detection_thresholds=[f"{mid}=0.4"])
+    assert thresholds(over)["Siren"] == 0.4
+
+
 def test_what_is_refused_in_python():
     for options, message in [
         ({"thresholds": {"Sirren": 0.5}}, "'Sirren': the model has no such class; did you mean Siren"),
         ({"thresholds": {"Siren": float("nan")}}, "'Siren' is nan: expected a number between 0 and 1"),
         ({"thresholds": {"Siren": 0.5}, "detection_thresholds": [0.1, 0.2]}, "0.1 0.2: .*give one number"),
         ({"detection_thresholds": [0.1, 0.2, "Siren=0.5"]}, "0.1 0.2: .*give one number"),
+        ({"thresholds": ["Siren"]}, r"thresholds is \['Siren'\]: expected a dictionary such as"),
+        ({"thresholds": {"Siren": 3}}, "threshold of 'Siren' is 3: expected"),
         ({"thresholds": "missing.csv"}, "cannot read the thresholds missing.csv"),
     ]:
         with pytest.raises(UserError, match=message):

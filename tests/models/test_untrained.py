@@ -68,6 +68,16 @@ def test_scripts_refuse(tmp_path: Path, tiny_dir: Path, capsys: pytest.CaptureFi
     place = [f"--data_dir={tiny_dir}", f"--output_dir={tmp_path / 'runs'}", "--logger=none", "--num_workers=0"]
     for main, argv, words in (
         (inference.main, [*here, "--model_name=fmn04", f"--checkpoint={tagger}"], "no trained strong head"),
+        (
+            inference.main,
+            [*here, "--model_name=fmn04", f"--checkpoint={tagger}"],
+            "ex_finetune.py --model_name fmn04 --ch",
+        ),
+        (
+            inference.main,
+            [*here, "--model_name=fmn06", f"--checkpoint={tagger}"],
+            "is it of another model? name it with",
+        ),
         (inference.main, [*here, f"--checkpoint={detector}", "--tags"], "--tags is True"),
         (inference.main, [*here, f"--checkpoint={detector}", "--model_name=fmn10"], "--model_name is fmn10"),
         (ex_audioset_strong.main, [*place, "--model_name=fmn04", f"--checkpoint={tagger}", "--evaluate"], "no trained"),

@@ -177,7 +177,7 @@ def test_mixstyle_comes_in_place_of_mixup(argv: list[str], mixup_p: float) -> No
         ),
         (["--task=esc50", "--data_dir=ESC", "--fold=6"], ["--fold", "6", "1, 2, 3, 4, 5, or all"]),
         (["--task=tau2020", "--data_dir=ESC", "--fold=2"], ["--fold", "2", "tau2020 has 1"]),
-        (["--task=tau2020", "--data_dir=ESC"], ["fold1_train.csv", "no file"]),
+        (["--task=tau2020", "--data_dir=ESC"], ["fold1_train.csv", "expected a file", "does not exist"]),
         (["--task=esc50", "--data_dir=ESC", "--evaluate"], ["--fold", "all", "not trained on"]),
         (["--task=esc50", "--data_dir=ESC", "--fold=1", "--evaluate"], ["--evaluate", "--checkpoint"]),
         (["--task=esc50", "--data_dir=ESC", "--fold=1", "--evaluate", "--checkpoint=w.pt"], ["w.pt", "10 classes"]),

@@ -176,6 +176,27 @@ def test_ten_lines_of_plain_onnxruntime_print_the_events(exported, tmp_path, mon
     assert len(expected) > 20 and sorted(printed) == sorted(expected)
 
 
+def test_the_lines_of_the_docs_refuse_another_rate_and_mix_channels(tmp_path, monkeypatch, capsys):
+    model = models.create_model("fmn04", seq_model_type="gru", seq_model_dim=64)
+    calibrated_model(model)
+    export_onnx(model, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(160_000)
+    soundfile.write("recording.wav", noise, 32_000, "FLOAT")
+    with pytest.raises(SystemExit, match="resample the recording first: it has 32000 Hz, the model hears 16000 Hz"):
+        exec(lines_of_the_docs(), {})
+    assert capsys.readouterr().out == ""
+    frames = []
+    tone = 0.1 * np.sin(np.arange(160_000) / 5)
+    for channels in ([noise], [2 * noise, 0 * noise], [noise, tone]):
+        soundfile.write("recording.wav", np.stack(channels, axis=1), 16_000, "FLOAT")
+        names: dict[str, np.ndarray] = {}
+        exec(lines_of_the_docs(), names)
+        frames.append(names["frames"])
+    np.testing.assert_allclose(frames[1], frames[0], atol=1e-5)
+    assert np.abs(frames[2] - frames[0]).max() > 1e-2
+
+
 @pytest.mark.parametrize("sequence", [None, "gru"])  # both exporters
 def test_the_axes_have_names(sequence, tmp_path):
     import onnxruntime

@@ -133,6 +133,16 @@ def test_the_picture_with_true_events(tone_model, audio_file, tmp_path):
         (["--audio_file={good}", "--clips={empty}"], "a file stands where a folder is meant"),
         (["--audio_file={good}", "--cuda", "--device=cpu"], "contradicts --cuda"),
         (["--audio_file={good}", "--tresholds", "0.5"], "unknown option '--tresholds'"),
+        (
+            ["--audio_file={good}", "--detection_thresholds=0.5", "Siren=0.3"],
+            "'Siren=0.3' belongs to no option: give several values after a blank, --detection_thresholds 0.5 Siren=0.3",
+        ),
+        (
+            ["--audio_file={good}", "--detection_thresholds=0.5", "Hiss=0.3"],
+            "'Hiss=0.3' belongs to no option: give several",
+        ),
+        (["--audio_file={good}", "--stream_hop", "2", "3"], "'3' belongs to no option (--stream_hop takes one value)"),
+        (["--audio_file={good}", "--report", "audio_flie=x"], "unknown option 'audio_flie'; did you mean --audio_file"),
         ([], "--audio_file is missing"),
     ],
 )

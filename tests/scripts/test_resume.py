@@ -178,7 +178,7 @@ def test_only_what_fits_goes_on(
         ([f"--resume={folder}", "--n_epochs=2", "--adamw", "--weight_decay=0.1"], "is "),
         ([f"--resume={tmp_path / 'weights.pt'}"], "no state of a training"),
         ([f"--resume={tmp_path / 'cut.ckpt'}"], "cannot be read"),
-        (["--resume", "--experiment_name=don"], "no run of this name"),
+        (["--resume", "--experiment_name=don"], "expected a run of this name"),
     ):
         with pytest.raises(SystemExit) as stop:
             run("done", *options)
