@@ -44,7 +44,7 @@ def test_the_newest_checkpoint_continues_a_run(tmp_path: Path) -> None:
     options.resume = folder / "last.ckpt"
     assert run_folder.resume_checkpoint(options) == folder / "last.ckpt"
     options.resume = tmp_path
-    with pytest.raises(UserError, match="expected a folder with a last.ckpt or step_.*, got none"):
+    with pytest.raises(UserError, match=r"expected a folder with a last.ckpt or step_.*, got none"):
         run_folder.resume_checkpoint(options)
 
 
