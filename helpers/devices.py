@@ -36,10 +36,23 @@ def precision(options: config.RunOptions, device: str) -> str:
     return word
 
 
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def n_workers(options: config.RunOptions) -> int:
     """Data loading processes: as asked for, but no more than the process may use cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(options.num_workers, cores)
+    return min(options.num_workers, n_cores())
+
+
+def share_cores(options: config.RunOptions, device: str) -> None:
+    """Leave each of several processes on one CPU its share of the cores: more threads than cores wait for each other.
+
+    Lightning does so too, but not where OMP_NUM_THREADS is set.
+    """
+    if device == "cpu" and options.num_devices > 1:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), n_cores() // options.num_devices)))
 
 
 def strategy(options: config.RunOptions, device: str, model: nn.Module | None = None) -> Strategy | str:

@@ -32,7 +32,7 @@ from helpers.callbacks import (
     ValidateLastEpoch,
     unwritten,
 )
-from helpers.devices import accelerator, n_workers, precision, strategy
+from helpers.devices import accelerator, n_workers, precision, share_cores, strategy
 from helpers.half_precision import avoid_slow_gradients
 from helpers.lit_module import SEDModule
 from helpers.run_folder import (
@@ -123,6 +123,7 @@ def make_trainer(
         model: that is trained, where several devices share the work.
     """
     device = accelerator(options)
+    share_cores(options, device)
     loggers = make_loggers(options, folder) if global_rank() == 0 else []
     writer = AtomicCheckpoints()
     return pl.Trainer(

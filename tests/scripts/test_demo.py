@@ -21,10 +21,9 @@ def test_true_events_are_found_by_events_of_their_class_that_overlap() -> None:
 
 def pretend_a_run(out: Path, before: float, after: float, loss: tuple[float, ...], rows: int) -> None:
     """What the commands of the demo write: figures before and after, losses, the first of the true events."""
-    for name, value in (("untrained", before), ("evaluated", after)):
+    for name, value in (("untrained", before), ("trained", after)):
         (out / name).mkdir()
         (out / name / "metrics.json").write_text(json.dumps({"val/psds1_macro_averaged": value}))
-    (out / "trained").mkdir()
     lines = ["epoch,train/loss,val/loss", *(f"{i},{value}," for i, value in enumerate(loss)), "9,,0.1"]
     (out / "trained" / "metrics.csv").write_text("\n".join(lines) + "\n")
     (out / "detections").mkdir()
