@@ -295,7 +295,8 @@ def _worst_clip(entry: Mapping[str, Any], recordings: Mapping[str, Recording]) -
     )
     return (
         f'<article>{title}<div class="heard"><img alt="spectrogram" src="{picture(log_mel([audio], seconds))}">'
-        f'{_frequencies()}{_times(start, seconds)}{lanes}</div><audio controls preload="none" src="{sound(audio)}"></audio></article>'
+        f"{_frequencies()}{_times(start, seconds)}{lanes}</div>"
+        f'<audio controls preload="none" src="{sound(audio)}"></audio></article>'
     )
 
 

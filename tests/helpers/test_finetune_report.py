@@ -171,12 +171,15 @@ def test_the_page_in_a_browser(made, tmp_path: Path) -> None:
         marks = browser.run(
             "const i = document.querySelector('.heard img').getBoundingClientRect();"
             "return [...document.querySelector('.axis').children].map((m) => {"
-            " const r = m.getBoundingClientRect(); return [m.textContent, (r.left + r.width / 2 - i.left) / i.width]; })"
+            " const r = m.getBoundingClientRect();"
+            " return [m.textContent, (r.left + r.width / 2 - i.left) / i.width]; })"
         )
         assert [mark[0] for mark in marks] == [f"{t} s" for t in range(5)]
         np.testing.assert_allclose([mark[1] for mark in marks][1:-1], [0.25, 0.5, 0.75], atol=0.01)
         assert 0 <= marks[0][1] < 0.1 and 0.9 < marks[-1][1] <= 1
-        assert browser.run("return [...document.querySelectorAll('article:first-child .hz')].map((e) => e.textContent)") == [
+        assert browser.run(
+            "return [...document.querySelectorAll('article:first-child .hz')].map((e) => e.textContent)"
+        ) == [
             "250 Hz",
             "1 kHz",
             "4 kHz",

@@ -416,7 +416,8 @@ class TestPage:
 
     def test_shortcuts_of_the_browser_are_left_to_it(self, browser, view):
         press = (
-            "const e = new KeyboardEvent('keydown', {key: '+', ctrlKey: arguments[0], bubbles: true, cancelable: true});"
+            "const e = new KeyboardEvent('keydown', {key: '+', ctrlKey: arguments[0], bubbles: true,"
+            " cancelable: true});"
             "document.body.dispatchEvent(e); return [e.defaultPrevented, state.to - state.from]"
         )
         assert browser.run(press, True) == [False, 10]
@@ -452,8 +453,8 @@ class TestPage:
             "const light = (c) => { const [r, g, b] = of(c); return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05; };"
             "const paint = (name) => { const e = document.createElement('i'); e.style.color = `var(--${name})`;"
             " document.body.append(e); const c = getComputedStyle(e).color; e.remove(); return light(c); };"
-            "return arguments[0].map(([a, b]) => { const p = [paint(a), paint(b)]; return Math.max(...p) / Math.min(...p);"
-            " })"
+            "return arguments[0].map(([a, b]) => { const p = [paint(a), paint(b)];"
+            " return Math.max(...p) / Math.min(...p); })"
         )
         texts = [("ink", "card"), ("ink", "page"), ("soft", "card"), ("soft", "page"), ("ink", "event-soft")]
         shapes = [("event", "card"), ("true-edge", "card"), ("cursor", "card"), ("focus", "card")]
@@ -462,7 +463,9 @@ class TestPage:
                 browser.prefer(scheme)
                 browser.open(page)
                 assert browser.run("return getComputedStyle(document.body).backgroundColor") == ground
-                assert browser.run("return getComputedStyle(document.getElementById('all')).colorScheme") == "light dark"
+                assert (
+                    browser.run("return getComputedStyle(document.getElementById('all')).colorScheme") == "light dark"
+                )
                 assert min(browser.run(contrast, texts)) >= 4.5
                 assert min(browser.run(contrast, shapes)) >= 3
         finally:
