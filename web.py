@@ -37,7 +37,13 @@ log = logging.getLogger("efficientsed")
 FORMATS = ("tsv", "csv", "json", "audacity")
 FRAME_HEIGHT = 900  # pixels of the report on the page until it says how high it is
 NAME_BYTES = 120  # of the names of downloads, before their endings
-STYLE = ".stem, .filename { white-space: normal !important; overflow-wrap: anywhere; max-width: none !important }"
+# Names of files whole, as one word; the button in the blue of the report: white on gradio's orange is hard to read.
+STYLE = """
+.stem, .filename { white-space: normal !important; overflow-wrap: anywhere; max-width: none !important }
+.filename { display: block !important }
+.filename > * { display: inline !important }
+button.primary, button.primary:hover { background: #1864ab !important; color: #fff !important }
+"""
 NOTHING_CHOSEN = "Choose a recording first: drop a file above, or record one. Then press Detect."
 OUR_FAULT = "This recording could not be processed; the window in which web.py runs says why."
 

@@ -10,7 +10,7 @@ from helpers.cells import html_text
 NOTHING = "nothing"
 MAX_MISTAKES = 12  # pairs that are listed in words
 MAX_NUMBERED = 24  # classes up to which cells have room for a number
-DEEP = 0.85  # share from which a cell is so dark that a white number is the easier one to read
+DEEP = 0.93  # share from which a cell is so dark that a white number is the easier one to read
 
 
 @dataclass(frozen=True)

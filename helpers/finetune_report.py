@@ -24,10 +24,10 @@ from helpers.cells import html_text as _text
 from helpers.cells import markdown_text
 from helpers.confusion_map import confusion_map
 from helpers.finetune_scores import examine
-from helpers.plots import log_mel
+from helpers.plots import hz_to_mel, log_mel
 from helpers.report import picture
 from helpers.run_folder import BEST, CARD_FILE, CONFIG_FILE, HISTORY_FILE, write_text
-from helpers.svg_charts import line_chart
+from helpers.svg_charts import line_chart, ticks
 from helpers.tuning import read_tuning, score_recordings
 from json_text import json_text
 from models.checkpoints import read_checkpoint
@@ -44,6 +44,8 @@ CURVES = {
     "PSDS1 on the validation recordings": {"": "val/psds1_macro_averaged"},
 }
 FEW_RECORDINGS = 5  # resampling fewer tells little about how recordings differ
+PICTURE_HEIGHT = 130  # pixels of a spectrogram, as the page has it
+MARKED_HZ = {250: "250 Hz", 1000: "1 kHz", 4000: "4 kHz"}
 Estimate = Sequence[float | None]
 
 
@@ -326,8 +328,27 @@ def _worst_clip(entry: Mapping[str, Any], recordings: Mapping[str, Recording]) -
     )
     return (
         f'<article>{title}<div class="heard"><img alt="spectrogram" src="{picture(log_mel([audio], seconds))}">'
-        f'{lanes}</div><audio controls preload="none" src="{sound(audio)}"></audio></article>'
+        f"{_frequencies()}{_times(start, seconds)}{lanes}</div>"
+        f'<audio controls preload="none" src="{sound(audio)}"></audio></article>'
     )
+
+
+def _frequencies() -> str:
+    """The axis of frequency, left of the spectrogram."""
+    top = float(hz_to_mel(SAMPLE_RATE / 2))
+    places = {text: PICTURE_HEIGHT * (1 - float(hz_to_mel(hz)) / top) for hz, text in MARKED_HZ.items()}
+    return "".join(f'<span class="hz" style="top:{place:.0f}px">{text}</span>' for text, place in places.items())
+
+
+def _times(start: float, seconds: float) -> str:
+    """The axis of time beneath the spectrogram: seconds since the recording began."""
+    marks = ""
+    for t in ticks(start, start + seconds, 5):
+        place = (t - start) / seconds
+        if 0 <= place <= 1:
+            kind = ' class="first"' if place < 0.04 else ' class="last"' if place > 0.96 else ""
+            marks += f'<span{kind} style="left:{100 * place:.2f}%">{t:g} s</span>'
+    return f'<div class="axis">{marks}</div>'
 
 
 def _lane(label: str, entry: Mapping[str, Any], start: float, seconds: float) -> str:

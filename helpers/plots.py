@@ -101,8 +101,8 @@ def plot_events(
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.0, lane_inches])
     _draw_spectrogram(top, spectrogram, duration)
-    figure.suptitle(printable(title).replace("$", r"\$"), fontsize=12, x=0.01, ha="left")
     _draw_lanes(bottom, lanes, tables, true_events)
+    _write_title(figure, printable(title))
     if n_left_out:
         bottom.annotate(
             f"and {n_left_out} more classes", (0, 0), (0, -38), "axes fraction", "offset points", fontsize=8
@@ -126,6 +126,18 @@ def choose_lanes(tables: Sequence[EventTable], true_events: TrueEvents | None) -
             onset[label] = min(onset.get(label, start), start)
     kept = sorted(weight, key=lambda label: -weight[label])[:MAX_LANES]
     return sorted(kept, key=lambda label: (onset[label], label)), len(weight) - len(kept)
+
+
+def _write_title(figure, title: str) -> None:  # type: ignore[no-untyped-def]
+    """Left of the legend; of a title that would reach it the beginning and the end, which tell files apart."""
+    (legend,) = figure.legends
+    text = figure.suptitle("", fontsize=12, x=0.01, ha="left")
+    room = 0.96 * figure.bbox.width - legend.get_window_extent().width
+    for kept in range(len(title), 1, -1):
+        short = title if kept == len(title) else f"{title[: kept // 2]}…{title[len(title) - (kept - kept // 2) :]}"
+        text.set_text(short.replace("$", r"\$"))
+        if text.get_window_extent().width <= room:
+            break
 
 
 def _draw_spectrogram(axes, spectrogram: np.ndarray, duration: float) -> None:  # type: ignore[no-untyped-def]

@@ -312,7 +312,7 @@ def environment() -> dict[str, Any]:
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """One small plot per figure that has values over the epochs, and no axes without one."""
+    """One small plot per figure that has values over the epochs, all over the same epochs, and no axes without one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -326,12 +326,15 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     n_rows = -(-len(curves) // n_columns)
     figure = Figure(figsize=(4 * n_columns, 2.6 * n_rows), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
+    figure.suptitle(f"{path.parent.name}: figures per epoch".replace("$", r"\$"), fontsize=10)
+    epochs = [epoch for points in curves.values() for epoch, _ in points]
     for i, (name, points) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(n_rows, n_columns, i)
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", linewidth=1.2)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(f"{name} (last: {points[-1][1]:.4g})", fontsize=9)
+        axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         axes.set_xlabel("epoch", fontsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(color="#dddddd", linewidth=0.5)
     buffer = io.BytesIO()

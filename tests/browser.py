@@ -59,6 +59,11 @@ class Browser:
         """A command of the DevTools protocol; headless windows are at least 500 pixels wide, pages need not be."""
         self.selenium.execute_cdp_cmd(name, {"mobile": False, **values})
 
+    def prefer(self, scheme: str) -> None:
+        """The colours that pages are to have: "dark" or "light"."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.selenium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
     def open(self, path: Path) -> None:
         """Load a local page and wait until its script has run."""
         self.selenium.get(path.resolve().as_uri())

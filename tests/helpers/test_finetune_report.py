@@ -177,6 +177,22 @@ def test_the_page_in_a_browser(made, tmp_path: Path) -> None:
             "return [(t.left - i.left) / i.width, t.width / i.width]"
         )
         np.testing.assert_allclose(bar, [0.25, 0.25], atol=0.01)  # 1 s to 2 s of 4 s, under the spectrogram
+        marks = browser.run(
+            "const i = document.querySelector('.heard img').getBoundingClientRect();"
+            "return [...document.querySelector('.axis').children].map((m) => {"
+            " const r = m.getBoundingClientRect();"
+            " return [m.textContent, (r.left + r.width / 2 - i.left) / i.width]; })"
+        )
+        assert [mark[0] for mark in marks] == [f"{t} s" for t in range(5)]
+        np.testing.assert_allclose([mark[1] for mark in marks][1:-1], [0.25, 0.5, 0.75], atol=0.01)
+        assert 0 <= marks[0][1] < 0.1 and 0.9 < marks[-1][1] <= 1
+        assert browser.run(
+            "return [...document.querySelectorAll('article:first-child .hz')].map((e) => e.textContent)"
+        ) == [
+            "250 Hz",
+            "1 kHz",
+            "4 kHz",
+        ]
     with Browser(390, 800) as phone:
         phone.open(page)
         assert phone.run("return [innerWidth, document.documentElement.scrollWidth <= innerWidth]") == [390, True]
@@ -192,6 +208,36 @@ def of_many_classes(report: dict, n: int) -> dict:
     counts[n, n] = 0
     classes = [{**report["classes"][0], "label": label} for label in labels]
     return {**report, "name": f"{n} classes", "classes": classes, "confusion": counts.tolist(), "worst": []}
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_of_the_heat_map_stand_out_at_every_share(made, tmp_path: Path, scheme: str) -> None:
+    """Contrast of at least 4.5 (WCAG AA) between number and cell, for all shares of events and in the last row."""
+    report, history, recordings = made
+    counts = [[share, 100 - share, 0] for share in range(1, 100)]
+    page = tmp_path / "page.html"
+    contrast = (
+        "const c = document.createElement('canvas').getContext('2d', {willReadFrequently: true});"
+        "const card = getComputedStyle(document.querySelector('.confusion .scroll')).backgroundColor;"
+        "const lum = () => { const p = c.getImageData(0, 0, 1, 1).data; const v = [0, 1, 2].map((i) => p[i] / 255)"
+        ".map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);"
+        " return 0.2126 * v[0] + 0.7152 * v[1] + 0.0722 * v[2] + 0.05; };"
+        "const paint = (...all) => { for (const f of all) { c.fillStyle = f; c.fillRect(0, 0, 1, 1); } return lum(); };"
+        "return [...document.querySelectorAll('.confusion td b')].map((b) => {"
+        " const s = getComputedStyle(b.parentElement), t = getComputedStyle(b).color;"
+        " const p = [paint(card, s.backgroundColor), paint(card, t)]; return Math.max(...p) / Math.min(...p); })"
+    )
+    with Browser(1400, 1000) as browser:
+        browser.prefer(scheme)
+        seen = []
+        for share in range(1, 100, 7):
+            table = [counts[share - 1], [0, 100, 0], [share, 100 - share, 0]]
+            page.write_text(render({**report, "confusion": table}, history, recordings), encoding="utf-8")
+            browser.open(page)
+            seen += browser.run(contrast)
+    assert len(seen) > 50 and min(seen) >= 4.5
 
 
 @needs_browser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.signal import stft
 
@@ -78,6 +79,22 @@ def test_the_picture_shows_detected_and_true_events(tmp_path):
     b, o = (np.flatnonzero(colour[below].sum(axis=0) > 3) for colour in (blue, orange))
     width = b.max() - b.min()
     assert abs((o.max() - o.min()) - width) < 0.05 * width and abs((o.min() - b.max()) - width) < 0.05 * width
+
+
+@pytest.mark.parametrize(
+    "title", ["clip.wav", "W" * 40, "SITE_20240512_060000_" + "north side of the house " * 9 + "7.wav"]
+)
+def test_the_title_and_the_legend_do_not_meet(tmp_path, monkeypatch, title):
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    empty = Detector(ToneModel(), detection_thresholds=[0.5]).detect(Audio(tones(1, []))).events
+    tables = [(f"score above {t}", empty) for t in (0.1, 0.2, 0.5)]
+    plot_events(tmp_path / "x.png", log_mel([np.zeros(160_000)], 10), 10.0, tables, TrueEvents([1], [2], ["x"]), title)
+    text, legend = figures[0]._suptitle, figures[0].legends[0]
+    assert text.get_window_extent().x1 < legend.get_window_extent().x0
+    assert text.get_text().startswith(title[:8]) and text.get_text().endswith(title[-5:])
+    assert (text.get_text() == title) == (title == "clip.wav")
 
 
 def test_a_picture_without_events(tmp_path):

@@ -383,6 +383,94 @@ class TestPage:
         browser.wait("return audio.paused && audio.currentTime > 4.3 && audio.currentTime < 5.0", 20)
         assert browser.log() == []
 
+    def test_all_of_it_works_with_the_keyboard(self, browser, view):
+        """A row is one stop of the tabulator; what is pressed keeps the focus although the table is made anew."""
+        browser.wait("return found.length === 2")
+        browser.run("document.getElementById('all').focus()")
+        browser.key(" ")
+        assert browser.run("return [document.getElementById('all').checked, audio.paused]") == [True, True]
+        browser.run("document.querySelector('#head button').focus()")  # the names of the recordings
+        for order in ("ascending", "descending"):
+            browser.key("\ue007")  # enter
+            assert browser.run("return document.activeElement.closest('th').ariaSort") == order
+        stops = "return [...document.querySelectorAll('#rows tr')].filter((r) => r.tabIndex === 0).length"
+        assert browser.run(stops) == 1
+        browser.run("document.querySelector('#rows tr').focus()")
+        here = "return [...document.querySelectorAll('#rows tr')].indexOf(document.activeElement)"
+        browser.key("\ue015")  # arrow down
+        assert browser.run(here) == 1 and browser.run(stops) == 1
+        onset = browser.run("return sorted()[1].onset")
+        browser.key("\ue007")
+        assert browser.run("return document.getElementById('title').textContent") == "z short.wav"
+        assert browser.run("return [state.chosen.onset, audio.currentTime]") == [onset, pytest.approx(onset, abs=0.02)]
+        assert browser.run(here) == 1
+        browser.key("\ue013")  # arrow up
+        assert browser.run(here) == 0
+        browser.run("document.querySelectorAll('nav button')[0].focus()")
+        browser.key("\ue007")
+        first = "document.querySelectorAll('nav button')[0]"
+        assert browser.run(f"return [document.activeElement === {first}, {first}.ariaCurrent]") == [True, "true"]
+        browser.run("document.querySelectorAll('#counts-rows tr')[1].focus()")  # the sums open nothing
+        browser.key("\ue015", "\ue007")
+        assert browser.run("return document.getElementById('title').textContent") == "z short.wav"
+
+    def test_shortcuts_of_the_browser_are_left_to_it(self, browser, view):
+        press = (
+            "const e = new KeyboardEvent('keydown', {key: '+', ctrlKey: arguments[0], bubbles: true,"
+            " cancelable: true});"
+            "document.body.dispatchEvent(e); return [e.defaultPrevented, state.to - state.from]"
+        )
+        assert browser.run(press, True) == [False, 10]
+        assert browser.run(press, False) == [True, 5]
+
+    def test_what_is_of_several_recordings_is_not_shown_for_one(self, browser, view, tmp_path):
+        seen = (
+            "return ['all', 'save-all', 'counts', 'files'].map((id) => document.getElementById(id).checkVisibility())"
+        )
+        browser.wait("return found.length === 2")
+        assert browser.run(seen) == [True] * 4
+        browser.open(make_pages(tmp_path, [(Audio(tones(3, EVENTS)), None)], detection_thresholds=[0.5])[0])
+        browser.wait("return found.length === 1")
+        assert browser.run(seen) == [False] * 4
+        assert browser.run("return document.getElementById('doubt-head').checkVisibility()") is False  # none to check
+        tops = browser.run("return [...document.querySelectorAll('main .bar')[0].children].map((e) => e.offsetTop)")
+        assert max(tops) - min(tops) < 20  # the controls are one row
+
+    def test_the_axis_of_time_says_what_it_counts(self, browser, view):
+        write = "const texts = []; const fill = CanvasRenderingContext2D.prototype.fillText;"
+        write += "CanvasRenderingContext2D.prototype.fillText = function (text, x) { texts.push([text, x]); };"
+        write += "draw(); CanvasRenderingContext2D.prototype.fillText = fill; return Object.fromEntries(texts)"
+        texts = browser.run(write)
+        assert {"min:s", "0:00", "0:05", "0:10", "250 Hz", "8 kHz"} <= set(texts)
+        assert texts["0:05"] == pytest.approx(browser.run("return x(5)"))
+        browser.run("Object.assign(state, { from: 3600, to: 3610 })")
+        assert "h:min:s" in browser.run(write)
+
+    def test_a_dark_page_is_dark_to_its_edges_and_its_text_stands_out(self, browser, page):
+        contrast = (
+            "const of = (c) => c.match(/[0-9.]+/g).slice(0, 3).map((v) => { v /= 255;"
+            " return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });"
+            "const light = (c) => { const [r, g, b] = of(c); return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05; };"
+            "const paint = (name) => { const e = document.createElement('i'); e.style.color = `var(--${name})`;"
+            " document.body.append(e); const c = getComputedStyle(e).color; e.remove(); return light(c); };"
+            "return arguments[0].map(([a, b]) => { const p = [paint(a), paint(b)];"
+            " return Math.max(...p) / Math.min(...p); })"
+        )
+        texts = [("ink", "card"), ("ink", "page"), ("soft", "card"), ("soft", "page"), ("ink", "event-soft")]
+        shapes = [("event", "card"), ("true-edge", "card"), ("cursor", "card"), ("focus", "card")]
+        try:
+            for scheme, ground in (("dark", "rgb(18, 22, 28)"), ("light", "rgb(246, 247, 249)")):
+                browser.prefer(scheme)
+                browser.open(page)
+                assert browser.run("return getComputedStyle(document.body).backgroundColor") == ground
+                assert (
+                    browser.run("return getComputedStyle(document.getElementById('all')).colorScheme") == "light dark"
+                )
+                assert min(browser.run(contrast, texts)) >= 4.5
+                assert min(browser.run(contrast, shapes)) >= 3
+        finally:
+            browser.prefer("light")
+
     def test_the_picture_is_drawn(self, browser, view, tmp_path):
         browser.screenshot(tmp_path / "page.png")
         pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
@@ -403,6 +491,19 @@ def test_narrow_and_wide_windows(page, width):
         assert browser.run("return innerWidth") == width
         assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
         assert browser.run("return width()") > width / 2  # pixels of the axis of time
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [300, 390, 1280])
+def test_no_column_of_the_events_is_cut_off_and_headings_stand_in_one_line(page, width):
+    """300 pixels are what the frame of web.py has on a phone."""
+    with Browser(width, 800) as browser:
+        browser.open(page)
+        browser.wait("return found.length === 2")
+        assert browser.run("const t = document.querySelector('.scroll'); return t.scrollWidth <= t.clientWidth")
+        heights = browser.run("return [...document.querySelectorAll('#head button')].map((b) => b.offsetHeight)")
+        assert width < 1280 or max(heights) < 30
 
 
 @needs_browser

@@ -160,9 +160,25 @@ def test_curves_have_no_empty_axes(n: int, tmp_path: Path, monkeypatch: pytest.M
         [{**rows[0], "val/never": float("nan")}, {**rows[1], "val/0": float("nan")}, rows[2]], tmp_path / "c.png"
     )
     axes = figures[0].axes
-    assert [a.get_title() for a in axes] == [f"val/{i}" for i in range(n)]
+    assert [a.get_title() for a in axes] == [f"val/{i} (last: {2 + i})" for i in range(n)]
+    assert figures[0].get_suptitle() == f"{tmp_path.name}: figures per epoch"
     assert [len(a.lines[0].get_xdata()) for a in axes] == [2] + [3] * (n - 1)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_share_their_epochs_and_these_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a figure has one value, at the end."""
+    figures: list[Any] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    rows = [{"epoch": float(e), "step": 0.0, "train/loss": 1 / (e + 1)} for e in range(10)]
+    for n in (1, 10):
+        part = rows[-n:]
+        run_folder.draw_curves([*part[:-1], {**part[-1], "val/loss": 0.5}], tmp_path / "c.png")
+        for axes in figures[-1].axes:
+            assert axes.get_xlim() == (part[0]["epoch"] - 0.5, 9.5)
+            shown = [t for t in axes.get_xticks() if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
+            assert shown and all(t == int(t) for t in shown)
 
 
 def test_a_run_without_figures_gets_no_picture(tmp_path: Path) -> None:

@@ -263,6 +263,12 @@ def test_the_page_in_a_browser(address, audio_file, tmp_path, width):
         browser.wait(whole)
         for inner in ("document", report):
             assert browser.run(f"const d = {inner}.documentElement; return d.scrollWidth <= d.clientWidth")
+        name = "[...document.querySelectorAll('.filename')].find((e) => e.textContent.includes('audacity'))"
+        parts = f"return [...{name}.children].map((e) => [getComputedStyle(e).display, e.textContent])"
+        assert [part[0] for part in browser.run(parts)] == ["inline", "inline"]
+        assert "".join(part[1] for part in browser.run(parts)) == "a & b.audacity.txt"
+        painted = f"const s = getComputedStyle({button}); return [s.backgroundColor, s.color]"
+        assert browser.run(painted) == ["rgb(24, 100, 171)", "rgb(255, 255, 255)"]  # a contrast of 6.0
         browser.run("document.querySelector('iframe').scrollIntoView()")
         browser.screenshot(tmp_path / "web.png")
         outside = [u for u in browser.requests() if not u.startswith((address, "data:", "blob:", "about:"))]
