@@ -19,7 +19,7 @@ from pathlib import Path
 
 MODEL = ["--model_name=fmn04"]
 # Unlike the published recipe: less than a thousand steps from scratch need small batches, one learning rate and no
-# augmentations. The averaged weights make the result depend little on the seed and on the processor (docs/benchmarks.md).
+# augmentations. Averaged weights make the result depend little on the seed and on the processor (docs/benchmarks.md).
 SHORT_TRAINING = [
     "--accelerator=cpu",
     "--num_devices=2",  # the network is too small for a second thread to help; a second process does

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -75,4 +76,4 @@ def test_the_example_file_is_the_one_that_the_generator_makes(tmp_path: Path) ->
     events = make_example(tmp_path / "example.wav", seed=1)
     for name in ("example.wav", "example.tsv"):
         assert (tmp_path / name).read_bytes() == (ROOT / "test_files" / name).read_bytes()
-    assert len(events) == 3 and all(a[1] < b[0] for a, b in zip(events, events[1:], strict=False))
+    assert len(events) == 3 and all(a[1] < b[0] for a, b in itertools.pairwise(events))
