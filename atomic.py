@@ -101,19 +101,33 @@ def _remove(part: Path) -> None:
 
 
 @contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make a folder, and those above it, for the block; where that fails, those that were missing and are empty go."""
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for place in missing:
+            with suppress(OSError):  # it holds something, perhaps of another process
+                place.rmdir()
+        raise
+
+
+@contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends well, else remove it.
 
     An `OSError` on the way names `path`, which the user knows, and not the temporary one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with unfinished(path.with_name(f".{path.name}.{os.getpid()}.part")) as part, naming(part, path):
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with made(path.parent), unfinished(part), naming(part, path):
         yield part
         os.replace(part, path)
 
 
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # what writing to an open file ends in
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # what writing to an open file ends in
 
 
 @contextmanager
@@ -125,7 +139,7 @@ def naming(part: Path, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         named = error.filename
-        if named is None and error.errno in _OF_THE_DISK:
+        if named is None and error.errno in OF_THE_DISK:
             error.filename = str(path)
         elif isinstance(named, (str, Path)) and Path(named).is_relative_to(part):
             error.filename = str(path / Path(named).relative_to(part))

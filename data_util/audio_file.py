@@ -23,7 +23,7 @@ import soxr
 
 from data_util.audio_folders import FFMPEG_ENDINGS
 from data_util.byte_view import Part, PartView
-from data_util.containers import WHOLE, Layout, examine
+from data_util.containers import WHOLE, Layout, announced_rate, examine
 from data_util.mp3_frames import Mp3Segment, looks_like_mp3, scan
 from data_util.pyav_audio import INSTALL, AvFile, pyav
 from signals import deferred
@@ -108,6 +108,10 @@ class AudioFile:
             return _Sndfile(self._file, self._size, layout, segments)
         except BROKEN as error:
             reason = _reason(error)
+        rate = announced_rate(self._file, self._size)
+        if rate is not None and not LOWEST_RATE <= rate <= HIGHEST_RATE:  # libsndfile counts to 2^31 - 1, from 1
+            limits = f"expected {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+            raise DecodeError(f"its header says {rate} Hz: {limits}; its header is damaged")
         if pyav() is None:
             if self._ending in FFMPEG_ENDINGS:
                 raise DecodeError(f"{self._ending} files are read through PyAV, which is missing: {INSTALL}")
@@ -286,6 +290,8 @@ def _open_bytes(source: Source) -> BinaryIO:
 def _reason(error: BaseException) -> str:
     """libsndfile's own words, in one line; the message around them names an object in memory."""
     words = str(getattr(error, "error_string", "") or error or type(error).__name__)
+    if "SF_INFO struct" in words:  # how it says that a rate or number of channels is 0 or negative
+        return "its header is damaged: it gives no sample rate or number of channels that can be"
     return " ".join(words.split()).rstrip(".")
 
 

@@ -59,6 +59,20 @@ def examine(file: BinaryIO, size: int) -> Layout:
     return WHOLE
 
 
+def announced_rate(file: BinaryIO, size: int) -> int | None:
+    """The sample rate that the header of a WAV, RF64, Wave64 or AU file says, Hz; None: another format, or no rate."""
+    head = _at(file, 0, _HEAD)
+    at, order = None, ">" if head[:4] in (b"RIFX", b".snd") else "<"
+    if head[:4] in (b".snd", b"dns."):
+        at = 16
+    elif head[:16] == _RIFF_GUID:
+        at = next((place + 28 for place, name, _ in _wave64_chunks(file, size) if name[:4] == b"fmt "), None)
+    elif head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
+        at = next((chunk.body + 4 for chunk, _ in _riff_chunks(file, size, order) if chunk.name == b"fmt "), None)
+    rate = b"" if at is None else _at(file, at, 4)
+    return int(struct.unpack(order + "I", rate)[0]) if len(rate) == 4 else None
+
+
 def _at(file: BinaryIO, position: int, n: int) -> bytes:
     file.seek(position)
     return file.read(n)
@@ -151,25 +165,33 @@ def _wav_header(kept: list[tuple[bytes, bytes]], order: str) -> Callable[[int], 
 
 
 def _wave64(file: BinaryIO, size: int) -> Layout:
-    at, kept = 40, b""
-    while at + 24 <= size:
-        head = _at(file, at, 24)
-        length = struct.unpack("<Q", head[16:])[0]
-        if head[:4] == b"data":
+    kept = b""
+    for at, name, length in _wave64_chunks(file, size):
+        if name[:4] == b"data":
             announced = length - 24 if 24 < length < _UNKNOWN_64 else 0
 
-            def header(n_bytes: int, kept: bytes = kept, guid: bytes = head[:16]) -> bytes:
+            def header(n_bytes: int, kept: bytes = kept, guid: bytes = name) -> bytes:
                 whole = _RIFF_GUID + struct.pack("<Q", 40 + len(kept) + 24 + n_bytes) + b"wave" + _RF64_GUID_TAIL
                 return whole + kept + guid + struct.pack("<Q", 24 + n_bytes)
 
             return _layout(size, at + 24, announced, header, tail=True)
-        if not 24 <= length <= size - at:
-            break
-        padded = length + -length % 8
-        if head[:4] in (b"fmt ", b"fact"):
-            kept += _at(file, at, padded)
-        at += padded
+        if name[:4] in (b"fmt ", b"fact"):
+            kept += _at(file, at, length + -length % 8)
     return WHOLE
+
+
+def _wave64_chunks(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes, int]]:
+    """Place, name (16 bytes) and size with head of each chunk; ends after one that cannot be as long as it says."""
+    at = 40
+    while at + 24 <= size:
+        head = _at(file, at, 24)
+        length = struct.unpack("<Q", head[16:])[0]
+        fits = 24 <= length <= size - at
+        if fits or head[:4] == b"data":
+            yield at, head[:16], length
+        if not fits:
+            return
+        at += length + -length % 8
 
 
 # ---- AIFF, AU, CAF --------------------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ class AvFile:
             raise ValueError("expected audio in it, got other streams only")
         self._stream = self._container.streams.audio[0]
         context = self._stream.codec_context
+        if context is None:  # FFmpeg knows no decoder for it
+            self._container.close()
+            raise ValueError("its audio is of a kind that FFmpeg cannot decode")
         self.sample_rate, self.channels = int(context.sample_rate), int(context.layout.nb_channels)
         seconds = _announced_seconds(self._container)
         self.announced = None if seconds is None else round(seconds * self.sample_rate)

@@ -251,6 +251,7 @@ def _list(what: str, files: Sequence[tuple[str, str]], out: Path) -> None:
         return
     print(f"{len(files)} {what}:", file=sys.stderr)
     for name, why in files[:PRINTED_FAILURES]:
-        print(printable(f"  {name}: {why}"), file=sys.stderr)
+        told = f"'{name}'" in why or f" {name}:" in f" {why}"  # most errors name their file
+        print(printable(f"  {why}" if told else f"  {name}: {why}"), file=sys.stderr)
     if len(files) > PRINTED_FAILURES:
         print(f"  and {len(files) - PRINTED_FAILURES} more: see {printable(str(out / SUMMARY_FILE))}", file=sys.stderr)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from atomic import naming, unfinished
+from atomic import made, naming, unfinished
 from data_util.clip_names import ClipNames, fullest_names
 from data_util.times import WHAT, parse_seconds
 from errors import UserError, reading
@@ -66,10 +66,9 @@ class OutputFolder:
     def staged(self, name: str) -> Iterator[Path]:
         """A temporary path that becomes the file `name` when the block ends without an error."""
         path = self.check(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         # The ending stays last: writers such as Matplotlib choose the format by it.
         part = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
-        with unfinished(part), naming(part, path):
+        with made(path.parent), unfinished(part), naming(part, path):
             yield part
             # Noted before it has its name: a run that is killed in between must not take it for foreign. So a name has
             # several check sums, and a file with any of them is ours.

@@ -233,6 +233,33 @@ def test_scores_of_a_run_name_the_file_that_they_were_to_become(tmp_path: Path, 
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_clips_leave_no_folder_without_files(tmp_path: Path) -> None:
+    from helpers.clips import cut_clips
+    from helpers.events import decode_events
+
+    write_audio(tmp_path / "a.wav", NOISE.uniform(-1, 1, 80_000), 16_000)
+    scores = np.zeros((1, 125), np.float32)
+    scores[0, 10:20] = scores[0, 40:120] = 1  # 0.4 s and 3.2 s, of which the limit leaves room for the first
+    table = decode_events(scores, [ClassName("Siren", "")], 0.5, duration=5.0)
+    assert len(table) == 2
+    for n_bytes, left in ((1000, 0), (20_000, 1), (1 << 30, 2)):
+        with size_limit(n_bytes), suppress_full():
+            cut_clips(OutputFolder(tmp_path / "clips"), str(tmp_path / "a.wav"), "a", table, None)
+        assert len(list((tmp_path / "clips").rglob("*.wav"))) == left
+        assert (tmp_path / "clips").exists() == (left > 0)
+    with size_limit(1000), suppress_full():
+        cut_clips(OutputFolder(tmp_path / "clips"), str(tmp_path / "a.wav"), "b", table, None)
+    assert [path.name for path in (tmp_path / "clips").iterdir() if path.is_dir()] == ["a"]
+
+
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for path in (tmp_path / "mine" / "a", tmp_path / "new" / "deep" / "a"):
+        with size_limit(0), pytest.raises(OSError, match="too large"), replacing(path) as part:
+            part.write_bytes(b"abc")
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
+
+
 def test_openvino_names_its_file_and_leaves_nothing(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     from helpers.exporting import export_openvino
@@ -318,6 +345,18 @@ def limited(command: list[str], n_bytes: int) -> subprocess.CompletedProcess[str
 def one_line_of(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 2 and "Traceback" not in done.stderr, (done.returncode, done.stderr)
     return done.stderr.rstrip().splitlines()[-1]
+
+
+def test_torchscript_ends_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    import torch
+
+    from models import create_model
+
+    torch.save(create_model("fmn04").state_dict(), tmp_path / "weights.pt")
+    command = ["export.py", "--model_name=fmn04", f"--checkpoint={tmp_path / 'weights.pt'}", "--format=torchscript"]
+    line = one_line_of(limited([*command, f"--out={tmp_path / 'out'}"], 1_000_000))
+    assert line.startswith(f"error: {tmp_path / 'out'}/fmn04.torchscript.pt: the file is larger than this disk")
+    assert not (tmp_path / "out").exists()
 
 
 def test_packing_ends_in_one_line_and_resumes(tmp_path: Path) -> None:

@@ -289,6 +289,36 @@ def test_absurd_sample_rates_are_refused(rate: int, tmp_path: Path) -> None:
         measure(stored(tmp_path, data))
 
 
+def with_rate(form: str, rate: int, subtype: str = "PCM_16") -> bytes:
+    """A file of 16 kHz whose header says another rate; RIFX: a WAV with its bytes the other way round."""
+    buffer = io.BytesIO()
+    kind, endian = ("WAV", "BIG") if form == "RIFX" else (form, "FILE")
+    soundfile.write(buffer, sweep(), 16_000, format=kind, subtype=subtype, endian=endian)
+    order = ">" if form in ("RIFX", "AU") else "<"
+    data, name = buffer.getvalue(), struct.pack(order + "I", 16_000)
+    at = {"AU": 16, "W64": data.find(b"fmt ") + 28}.get(form, data.find(b"fmt ") + 12)
+    assert data[at : at + 4] == name
+    return put(data, at, struct.pack(order + "I", rate))
+
+
+@pytest.mark.parametrize("rate", [0, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("form", ["WAV", "RIFX", "RF64", "W64", "AU"])
+def test_a_rate_that_libsndfile_cannot_count_is_told_as_the_header_says_it(
+    form: str, rate: int, tmp_path: Path
+) -> None:
+    with pytest.raises(DecodeError) as error:
+        measure(stored(tmp_path, with_rate(form, rate)))
+    assert str(error.value) == f"its header says {rate} Hz: expected 1000 to 1000000 Hz; its header is damaged"
+    assert measure(stored(tmp_path, with_rate(form, 8000))).sample_rate == 8000
+
+
+def test_a_damaged_rate_elsewhere_is_no_internal_error(tmp_path: Path) -> None:
+    data = encode(sweep(), 16_000, "VOC")
+    at = data.index(struct.pack("<H", 16_000))
+    with pytest.raises(DecodeError, match="its header is damaged: it gives no sample rate"):
+        measure(stored(tmp_path, put(data, at, bytes(2)), ".voc"))
+
+
 @pytest.mark.parametrize(("data", "ending"), [(b"", ".wav"), (b"not audio" * 99, ".wav"), (b"ID3", ".mp3")])
 def test_what_is_not_audio(data: bytes, ending: str, tmp_path: Path) -> None:
     with pytest.raises(DecodeError) as error:

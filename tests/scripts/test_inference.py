@@ -343,6 +343,21 @@ def test_the_rows_of_channels_stay_apart_in_a_run_that_goes_on(tone_model, tmp_p
         assert all((tmp_path / "out" / f"{stem}.tsv").exists() for stem in table["results"])
 
 
+def test_each_bad_file_is_named_once(tone_model, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    soundfile.write(folder / "half.wav", tones(1.0, [(0.2, 0.6, "Siren")]), 16_000)
+    (folder / "half.wav").write_bytes((folder / "half.wav").read_bytes()[:20_000])
+    (folder / "empty.wav").touch()
+    soundfile.write(folder / "good.wav", tones(1.0, [(0.2, 0.6, "Siren")]), 16_000)
+    for options, n_bad in ((["--strict"], 2), ([], 1)):
+        assert run_folder(folder, tmp_path / f"out{n_bad}", *options) == 3
+        error = capsys.readouterr().err
+        assert f"{n_bad} files could not be read" in error
+        assert [error.count(f"{name}.wav") for name in ("half", "empty", "good")] == [1, 1, 0]
+        assert (f"'{folder / 'half.wav'}': it is cut off" in error) == (n_bad == 2)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_names_and_places_that_cannot_be_written_are_bad_files_like_others(tone_model, tmp_path, capsys):
     folder, good = tmp_path / "in", tones(1.0, [(0.2, 0.6, "Siren")])

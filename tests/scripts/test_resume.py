@@ -131,6 +131,33 @@ def test_a_training_whose_states_are_not_on_disk_has_failed(
     assert (folder / "last.ckpt").exists() == (names == "best") and not (folder / "best.ckpt").exists()
 
 
+@pytest.mark.parametrize("n_written", [0, 4], ids=["from the start", "midway"])
+def test_a_tracker_without_room_does_not_end_the_training(
+    run: Run,
+    training: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    n_written: int,
+) -> None:
+    """The states are on another disk, and kept; the tracker is one line of the log."""
+    module = pytest.importorskip("tensorboard.summary.writer.record_writer")
+    write, tried = module.RecordWriter.write, []
+
+    def full_later(self: Any, data: bytes) -> None:
+        tried.append(True)
+        if len(tried) > n_written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, data)
+
+    monkeypatch.setattr(module.RecordWriter, "write", full_later)
+    folder = run("tracked", *training, "--n_epochs=1", "--logger=tensorboard")
+    assert len(tried) == n_written + 1 and history(folder)
+    assert {path.name for path in folder.glob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
+    told = [line for line in (folder / "run.log").read_text(encoding="utf-8").splitlines() if "given up" in line]
+    assert len(told) == 1 and f"{folder / 'tensorboard'}: the disk is full; make room" in told[0]
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("step", "epoch", "batch"),
     [("validation_step", 0, 0), ("validation_step", 1, 1), ("training_step", 0, 2), ("training_step", 1, 1)],
