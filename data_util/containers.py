@@ -62,7 +62,8 @@ def examine(file: BinaryIO, size: int) -> Layout:
 def announced_rate(file: BinaryIO, size: int) -> int | None:
     """The sample rate that the header of a WAV, RF64, Wave64 or AU file says, Hz; None: another format, or no rate."""
     head = _at(file, 0, _HEAD)
-    at, order = None, ">" if head[:4] in (b"RIFX", b".snd") else "<"
+    at: int | None = None
+    order = ">" if head[:4] in (b"RIFX", b".snd") else "<"
     if head[:4] in (b".snd", b"dns."):
         at = 16
     elif head[:16] == _RIFF_GUID:

@@ -151,9 +151,11 @@ class Unfailing(Logger):
 
 def _of_the_disk(error: BaseException | None) -> OSError | None:
     """The error of a disk without room that this one comes from, if any; Lightning words some anew."""
-    while error is not None and not (isinstance(error, OSError) and error.errno in OF_THE_DISK):
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            return error
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def _warning(title: str, place: Path | None, error: BaseException) -> str:

@@ -128,7 +128,7 @@ def test_the_thread_of_tensorboard_ends_in_a_warning(
         loggers = make_loggers(options_of("tensorboard"), tmp_path)
         for step in range(20):
             loggers[0].log_metrics({"a": 1.0}, step)
-        (limit := time.monotonic() + 20)
+        limit = time.monotonic() + 20
         while not caplog.messages and time.monotonic() < limit:
             time.sleep(0.01)
         loggers[0].finalize("success")
