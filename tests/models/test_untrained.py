@@ -76,7 +76,7 @@ def test_scripts_refuse(tmp_path: Path, tiny_dir: Path, capsys: pytest.CaptureFi
         (
             inference.main,
             [*here, "--model_name=fmn06", f"--checkpoint={tagger}"],
-            "is it of another model? name it with",
+            "its weights are of fmn04: --model_name=fmn04",
         ),
         (inference.main, [*here, f"--checkpoint={detector}", "--tags"], "--tags is True"),
         (inference.main, [*here, f"--checkpoint={detector}", "--model_name=fmn10"], "--model_name is fmn10"),
