@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    install, make a small data set, train, evaluate, detect (about 8 minutes on 2 cores)"
+	@echo "make demo    install, make a small data set, train, evaluate, detect (about 7 minutes on 2 cores)"
 	@echo "make web     install, serve a local page to try a model on (OPTIONS=\"--checkpoint best.ckpt\")"
 	@echo "make test    install, run all tests (PYTEST_OPTIONS=\"-k psds\": some of them)"
 	@echo "make browser install Chromium, which the tests of pages need"

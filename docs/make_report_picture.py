@@ -44,8 +44,8 @@ def draw_detection(checkpoint: Path) -> None:
             browser.open(Path(folder) / "example.html")
             browser.wait("return state.rec.picture.complete && document.getElementById('audio').readyState >= 2")
             left, top = browser.run("const r = view.getBoundingClientRect(); return [r.left, r.top]")
-            browser.click(left + browser.run("return x(4.0)"), top + browser.run("return SPECTRUM / 2"))
-            browser.move(left + browser.run("return x(3.2)"), top + browser.run("return laneTop(0) + LANE / 2"))
+            browser.click(left + browser.run("return x(5.0)"), top + browser.run("return SPECTRUM / 2"))
+            browser.move(left + browser.run("return x(3.6)"), top + browser.run("return laneTop(1) + LANE / 2"))
             time.sleep(0.5)  # the cursor follows when the audio has been sought
             save(browser, "report.png")
 
@@ -67,4 +67,6 @@ def save(browser, name: str) -> None:  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     main(Path(sys.argv[1]))
