@@ -43,8 +43,8 @@ _FILES_ONLY = {
 _NOT_OF_RESULTS = {
     *("audio_file", "audio_list", "num_readers", "batch_size", "cuda", "device", "out", "overwrite", "skip_existing"),
 }
-# Options that earlier versions did not have: at their defaults they leave the digest as it was, so that folders of those
-# versions are resumed. Every new option that decides results belongs here.
+# Options that earlier versions did not have: at their defaults they leave the digest as it was, so that folders of
+# those versions are resumed. Every new option that decides results belongs here.
 _LATER_OPTIONS = ("strict", "stream_clock", "thresholds")
 
 

@@ -25,9 +25,9 @@ How each file of the archive was made (`fmn01`, the smallest backbone; paths fro
 | `export/*.onnx` | `export.py --format onnx` of `runs/strong/best.ckpt` |
 | `configs/*.yaml` | `config.write_yaml` of the options of each `ex_*` script |
 
-Trained weights do not compress. In checkpoints, `_compressible` replaces all large tensors by values that repeat; names,
-shapes and all else stay as the old code wrote them. Then the old code evaluates, resumes and so on with these files, on
-copies of them, and what it gave is `expected.json` (scores: `expected.npz`).
+Trained weights do not compress. In checkpoints, `_compressible` replaces all large tensors by values that repeat;
+names, shapes and all else stay as the old code wrote them. Then the old code evaluates, resumes and so on with copies
+of these files, and what it gave is `expected.json` (scores: `expected.npz`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import itertools
 import json
 import lzma
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -48,12 +48,14 @@ from typing import Any
 
 import numpy as np
 import recipe
+import use
 
 HERE = Path(__file__).resolve().parent
 PLAIN = ["--num_workers=0", "--logger=none", "--accelerator=cpu", "--precision=32-true"]
 SMALL = [*PLAIN, "--batch_size=1", "--accumulate_grad_batches=1", "--check_val_every_n_epoch=1", "--mel_jitter"]
 STRONG = ["--data_dir=data", "--checkpoint=start.pt", f"--model_name={recipe.MODEL}", *SMALL, "--max_lr=1e-3"]
 CLASSES = {"/m/0gvgw0": 500, "/m/07q2z82": 2000}  # two classes of AudioSet Strong as tones
+LABELS = dict(zip(CLASSES, ("low", "high"), strict=True))  # what the own annotations call them
 NAMES = [f"tone{i:07d}" for i in range(6)]  # as long as YouTube's ids
 N_TRAIN = 4
 # Stops the script when it has two steps of its second epoch behind it.
@@ -82,6 +84,18 @@ Journal.add = dying
 sys.argv = {argv!r}
 runpy.run_path(os.path.join({root!r}, sys.argv[0]), run_name="__main__")
 """
+# Gives the fine-tuned checkpoint, whose weights are others now, thresholds that its scores cross.
+DECISIONS = """
+from pathlib import Path
+import numpy as np
+from helpers.detector import Detector
+from helpers.tuning import Tuning, store_tuning
+file = Path("runs/own/best.ckpt")
+detector = Detector(checkpoint=file)
+files = sorted(Path("audio").glob("*.wav"))
+scores = np.concatenate([detector.detect(path, keep_scores=True).scores for path in files], 1)
+store_tuning(file, Tuning(tuple(np.round((scores.max(1) + scores.min(1)) / 2, 3).tolist()), (5, 7)))
+"""
 HALF_DONE = ["--checkpoint=runs/own/best.ckpt", "--audio_file=audio", "--out=half_done", "--skip_existing"]
 HALF_DONE += ["--format", "tsv", "json", "--num_readers=1"]
 
@@ -100,10 +114,12 @@ def _recordings() -> None:
         soundfile.write(f"audio/{name}.wav", audio, recipe.RATE, subtype="PCM_16")
         rows.append([(f"{name}_0", f"{a:.1f}", f"{b:.1f}", mid) for a, b, mid in events])
         split = ("train", "train", "train", "val", "val", "test")[i]
-        own += [(f"{name}.wav", f"{a:.1f}", f"{b:.1f}", "low" if mid == mids[0] else "high", split) for a, b, mid in events]
+        own += [
+            (f"{name}.wav", f"{a:.1f}", f"{b:.1f}", "low" if mid == mids[0] else "high", split) for a, b, mid in events
+        ]
     header = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
-    _table("labels/audioset_train_strong.tsv", "\t", [header, *sum(rows[:N_TRAIN], [])])
-    _table("labels/audioset_eval_strong.tsv", "\t", [header, *sum(rows[N_TRAIN:], [])])
+    _table("labels/audioset_train_strong.tsv", "\t", [header, *itertools.chain(*rows[:N_TRAIN])])
+    _table("labels/audioset_eval_strong.tsv", "\t", [header, *itertools.chain(*rows[N_TRAIN:])])
     _table("labels/eval_durations.csv", ",", [(f"Y{name}", "2.0") for name in NAMES[N_TRAIN:]])
     _table("labels/events.csv", ",", [("filename", "onset", "offset", "label", "split"), *own])
     for name in ("audioset_train_strong.tsv", "audioset_eval_strong.tsv", "eval_durations.csv"):
@@ -152,9 +168,11 @@ class Maker:
         self.run("ex_finetune.py", *own, *PLAIN, "--batch_size=8")
         for file in Path("runs/own").glob("*.ckpt"):
             _compressible(file)
+        subprocess.run([sys.executable, "-c", DECISIONS], check=True, env=self._env())
         self._pseudo_labels()
         self.run_text(KILLER, ["inference.py", *HALF_DONE], 9, stem=NAMES[2])
-        self.run("export.py", "--checkpoint=runs/strong/best.ckpt", "--format", "onnx", "--out=export", "--audio_file=audio/tone0000000.wav")
+        export = ["--checkpoint=runs/strong/best.ckpt", "--format", "onnx", "--out=export"]
+        self.run("export.py", *export, f"--audio_file=audio/{NAMES[0]}.wav")
         sys.path.insert(0, str(self.root))
         _configs()
 
@@ -223,28 +241,24 @@ def _configs() -> None:
     for name in ("logits.npy", "names.csv", "labels.hdf", "teacher.ckpt"):
         (folder / name).touch()
     distilled = {"pseudo_labels_file": "configs/labels.hdf", "distillation_loss_weight": 0.9}
+    strong = {"data_dir": "data", **distilled, "use_balanced_sampler": True}
+    online = {"data_dir": "data", "online_distillation_strong_ratio": 0.4, "as_weak_mixup_alpha": 0.2}
+    weak = {"data_dir": "data", **teacher, "distillation_loss_weight": 0.8}
+    office = {"task_path": "data", "threshold": 0.4, "lr_decay": 0.95}
+    own = {"audio": "audio", "events": "labels/events.csv", "group_column": "split", "patience": 3}
     rows: dict[str, tuple[str, str, dict[str, Any]]] = {
-        "ex_audioset_strong": ("config", "StrongOptions", {"data_dir": "data", **distilled, "use_balanced_sampler": True}),
-        "ex_audioset_strong_online_distillation": (
-            "config",
-            "OnlineOptions",
-            {"data_dir": "data", "online_distillation_strong_ratio": 0.4, "as_weak_mixup_alpha": 0.2},
-        ),
-        "ex_audioset_weak": ("config", "WeakOptions", {"data_dir": "data", **teacher, "distillation_loss_weight": 0.8}),
-        "ex_dcase2016task2": ("config_dcase", "DcaseOptions", {"task_path": "data", "threshold": 0.4, "lr_decay": 0.95}),
+        "ex_audioset_strong": ("config", "StrongOptions", strong),
+        "ex_audioset_strong_online_distillation": ("config", "OnlineOptions", online),
+        "ex_audioset_weak": ("config", "WeakOptions", weak),
+        "ex_dcase2016task2": ("config_downstream", "DcaseOptions", office),
         "ex_downstream": ("config_clipwise", "DownstreamOptions", {"task": "esc50", "data_dir": "data", "fold": "2"}),
-        "ex_finetune": (
-            "config_finetune",
-            "FinetuneOptions",
-            {"audio": "audio", "events": "labels/events.csv", "group_column": "split", "patience": 3},
-        ),
+        "ex_finetune": ("config_finetune", "FinetuneOptions", own),
     }
     import config
 
     for script, (module, name, values) in rows.items():
-        module = "config_downstream" if module == "config_dcase" else module
         cls = getattr(importlib.import_module(module), name)
-        known = {f for f in cls.__dataclass_fields__}
+        known = set(cls.__dataclass_fields__)
         values = {**{k: v for k, v in {**shared, **loud}.items() if k in known}, **values}
         built = config.build(cls, values)
         config.write_yaml(built, folder / f"{script}.yaml")
@@ -252,33 +266,45 @@ def _configs() -> None:
     (folder / "options.json").write_text(json.dumps(options, indent=1, sort_keys=True), encoding="utf-8")
 
 
-# ---- what the old code makes of its files ---------------------------------------------------------------------
+# ---- packing, and what the old code makes of its files --------------------------------------------------------
+
+LEFT_OUT = {".png", ".html", ".pt"}  # nobody reads them back
 
 
-def expected(root: Path, archive: Path, work: Path) -> dict[str, Any]:
-    """Figures and scores that the old code gets out of the archive, in a fresh folder."""
-    _unpack(archive, work)
-    os.chdir(work)
-    sys.path.insert(0, str(HERE.parent.parent / "tests" / "old_files"))
-    import use
-
-    return use.all_figures(root)
-
-
-def _pack(archive: Path, names: list[str]) -> None:
-    """A tar with the times of change in nanoseconds, which the journal of an inference holds."""
+def pack(archive: Path) -> None:
+    """A tar of the working folder; with the times of change in nanoseconds, which the journal of an inference holds."""
     tar = io.BytesIO()
+    files = (path for path in Path().rglob("*") if path.is_file() and path.suffix not in LEFT_OUT)
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as file:
-        for path in sorted(p for name in names for p in (Path(name), *Path(name).rglob("*")) if p.is_file()):
-            about = tarfile.TarInfo(str(path))
-            about.size, about.mtime = path.stat().st_size, 0
-            about.pax_headers = {"EFFICIENTSED.mtime_ns": str(path.stat().st_mtime_ns)}
+        for path in sorted(files, key=lambda path: (path.suffix, path)):
+            about = tarfile.TarInfo(path.as_posix())
+            about.size, about.pax_headers = path.stat().st_size, {use.MOMENT: str(path.stat().st_mtime_ns)}
             with path.open("rb") as content:
                 file.addfile(about, content)
-    archive.write_bytes(lzma.compress(tar.getvalue(), preset=9 | lzma.PRESET_EXTREME))
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 26}]
+    archive.write_bytes(lzma.compress(tar.getvalue(), filters=filters))
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    import use
+def main(code: Path, work: Path) -> None:
+    """Make the files in `work`, pack them, and note what the old code gets out of a copy of them."""
+    work.mkdir(parents=True)
+    os.chdir(work)
+    Maker(code).make()
+    pack(HERE / "old_files.tar.xz")
+    note(code, work.with_name(f"{work.name}-used"))
 
-    use.unpack(archive, folder)
+
+def note(code: Path, work: Path) -> None:
+    """Write `expected.json`, `expected.npz` and `command_lines.json`: what the code gets out of the archive."""
+    use.unpack(HERE / "old_files.tar.xz", work)
+    os.chdir(work)
+    sys.path.insert(0, str(code))
+    lines = json.dumps(recipe.command_lines(code), indent=1, sort_keys=True)
+    (HERE / "command_lines.json").write_text(f"{lines}\n", encoding="utf-8")
+    figures, arrays = use.all_figures(code)
+    (HERE / "expected.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    np.savez_compressed(HERE / "expected.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())

@@ -1,7 +1,7 @@
 """What users do with the old files, through scripts, modules and public names alone.
 
-`make.py` calls it with the code that wrote the files, to note what comes out; `tests/test_old_files.py` with the code of
-today. All paths are those of the archive, from the working folder.
+`make.py` calls it with the code that wrote the files, to note what comes out; `tests/test_old_files.py` with the code
+of today. All paths are those of the archive, from the working folder.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ else:  # beside `make.py`
 PLAIN = ("--num_workers=0", "--logger=none", "--accelerator=cpu", "--precision=32-true")
 LABELS = ("--ground_truth=labels/audioset_eval_strong.tsv", "--durations=labels/eval_durations.csv")
 INPUTS = ([(0.2, 0.9, 500)], [(1.0, 1.6, 2000)])  # two inputs of 2 s
+MOMENT = "EFFICIENTSED.mtime_ns"  # key of the time of change in the archive
 EVERY = (slice(None, None, 8), slice(None, None, 5))  # of classes and frames, what is kept of scores
 
 
@@ -38,7 +39,7 @@ def unpack(archive: Path, folder: Path) -> None:
             path = folder / member.name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.read())
-            moment = int(member.pax_headers["EFFICIENTSED.mtime_ns"])
+            moment = int(member.pax_headers[MOMENT])
             os.utime(path, ns=(moment, moment))
 
 
@@ -98,13 +99,14 @@ def resume(root: Path, run: str, *words: str) -> list[dict[str, float]]:
     return losses(run)
 
 
-def finetuned_report(root: Path) -> dict[str, Any]:
-    """Report with the fine-tuned checkpoint on its recordings."""
+def finetuned_report(root: Path) -> dict[str, float]:
+    """Report with the fine-tuned checkpoint on its test recording: figures, thresholds and windows of the classes."""
     words = ("--audio=audio", "--events=labels/events.csv", "--evaluate", "--n_bootstrap=100")
     checkpoint = ("--checkpoint=runs/own/best.ckpt", "--experiment_name=reported")
     recipe.run(root, "ex_finetune.py", *words, *checkpoint, *PLAIN)
     report = json.loads(Path("runs/reported/report.json").read_text(encoding="utf-8"))
-    return {name: report[name] for name in ("labels", "thresholds", "median_windows") if name in report}
+    assert report["splits"]["test"] == ["tone0000005.wav"]
+    return numbers({name: report[name] for name in ("event_f1", "segment_f1", "psds1", "classes", "confusion")})
 
 
 def step_on_pseudo_labels(root: Path, file: str) -> list[dict[str, float]]:
