@@ -204,7 +204,9 @@ def _fitting_logits(shape: tuple[int, ...]) -> np.ndarray:
     """Logits of the evaluation clips: true events with ragged ends, and false ones between their scores."""
     logits = np.full(shape, -6.0, np.float32)
     logits[:, :, 5:9] = np.linspace(-3, 1, shape[1], dtype=np.float32).round(1)[None, :, None]
-    logits[0, :2, 20:30], logits[1, :2, 15:35], logits[1, 0, 38:47] = 2.0, 0.5, 1.5
+    logits[:, :2] = -6.0
+    logits[0, 1, 15:32], logits[1, 1, 0:10], logits[1, 1, 38:47] = 2.0, 1.0, -1.0  # found, false, found later
+    logits[0, 0, 38:47], logits[0, 0, 5:12], logits[1, 0, 17:35] = 1.5, 0.5, -2.0
     return logits
 
 

@@ -11,7 +11,6 @@ import io
 import json
 import lzma
 import os
-import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -121,8 +120,8 @@ def step_on_pseudo_labels(root: Path, file: str) -> list[dict[str, float]]:
 
 def psds(root: Path, source: str) -> dict[str, Any]:
     """The figures of score files."""
-    recipe.run(root, "helpers.psds", f"--scores={source}", *LABELS, f"--out=figures_{Path(source).stem}", "--f1")
-    content: dict[str, Any] = json.loads(Path(f"figures_{Path(source).stem}", "results.json").read_text())
+    recipe.run(root, "helpers.psds", f"--scores={source}", *LABELS, "--out=figures", "--overwrite", "--f1")
+    content: dict[str, Any] = json.loads(Path("figures", "results.json").read_text())
     return numbers(content)
 
 
@@ -159,7 +158,6 @@ def all_figures(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "psds_tsv": psds(root, "scores"),
         "events": finish_inference(root),
     }
-    shutil.copytree("runs/stopped", "runs/again")
-    figures["resumed"] = resume(root, "runs/again")
+    figures["resumed"] = resume(root, "runs/stopped")
     figures["lengthened"] = resume(root, "runs/strong", "--n_epochs=2")
     return figures, arrays
