@@ -173,6 +173,7 @@ class Maker:
         self.run_text(KILLER, ["inference.py", *HALF_DONE], 9, stem=NAMES[2])
         export = ["--checkpoint=runs/strong/best.ckpt", "--format", "onnx", "--out=export"]
         self.run("export.py", *export, f"--audio_file=audio/{NAMES[0]}.wav")
+        _compressible_tables(Path(f"export/{recipe.MODEL}.onnx"))
         sys.path.insert(0, str(self.root))
         _configs()
 
@@ -232,6 +233,18 @@ def _compressible(file: Path) -> None:
     torch.save(changed(content, ()), file)
 
 
+def _compressible_tables(file: Path) -> None:
+    """Round the tables of the Fourier transform and the mel filters in an exported network to 8 significant bits."""
+    import onnx
+
+    network = onnx.load(str(file))
+    for table in network.graph.initializer:
+        if ".mel." in table.name and table.data_type == onnx.TensorProto.FLOAT:
+            values = np.frombuffer(table.raw_data, np.uint32)
+            table.raw_data = (values & np.uint32(0xFFFF0000)).tobytes()
+    onnx.save(network, str(file))
+
+
 def _configs() -> None:
     """The options of each experiment, some of them changed, as a run writes them; and what they are."""
     folder = Path("configs")
@@ -270,13 +283,13 @@ def _configs() -> None:
 
 # ---- packing, and what the old code makes of its files --------------------------------------------------------
 
-LEFT_OUT = {".png", ".html", ".pt"}  # nobody reads them back
+LEFT_OUT = {".png", ".html", ".pt", "runs/own/last.ckpt"}  # nobody reads them back, or like another one
 
 
 def pack(archive: Path) -> None:
     """A tar of the working folder; with the times of change in nanoseconds, which the journal of an inference holds."""
     tar = io.BytesIO()
-    files = (path for path in Path().rglob("*") if path.is_file() and path.suffix not in LEFT_OUT)
+    files = [path for path in Path().rglob("*") if path.is_file() and not LEFT_OUT & {path.suffix, path.as_posix()}]
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as file:
         for path in sorted(files, key=lambda path: (path.suffix, path)):
             about = tarfile.TarInfo(path.as_posix())
@@ -301,11 +314,20 @@ def note(code: Path, work: Path) -> None:
     use.unpack(HERE / "old_files.tar.xz", work)
     os.chdir(work)
     sys.path.insert(0, str(code))
-    lines = json.dumps(recipe.command_lines(code), indent=1, sort_keys=True)
-    (HERE / "command_lines.json").write_text(f"{lines}\n", encoding="utf-8")
+    commands = {command: recipe.command_line(code, command) for command in (*recipe.SCRIPTS, *recipe.MODULES)}
+    (HERE / "command_lines.json").write_text(_one_option_a_line(commands), encoding="utf-8")
     figures, arrays = use.all_figures(code)
     (HERE / "expected.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     np.savez_compressed(HERE / "expected.npz", **arrays)
+
+
+def _one_option_a_line(commands: dict[str, dict[str, Any]]) -> str:
+    """JSON of the command lines in which differences are easy to see."""
+    blocks = []
+    for command, options in sorted(commands.items()):
+        rows = [f"  {json.dumps(name)}: {json.dumps(about, sort_keys=True)}" for name, about in sorted(options.items())]
+        blocks.append(f" {json.dumps(command)}: {{\n" + ",\n".join(rows) + "\n }")
+    return "{\n" + ",\n".join(blocks) + "\n}\n"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import runpy
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -125,7 +125,7 @@ def run(root: Path, command: str, *words: object) -> None:
 
 
 def command_line(root: Path, command: str) -> dict[str, dict[str, Any]]:
-    """Each option string (and positional argument) of a command: its default, number of values, and so on."""
+    """Each option string (and positional argument) of a command: what is unusual about it; no default is None."""
     data = os.environ.pop("AUDIOSET_DIR", None)
     try:
         with _catching():
@@ -151,7 +151,7 @@ def _described(action: argparse.Action) -> dict[str, Any]:
     default = (told[1] if told else None) if action.default is argparse.SUPPRESS else _plain(action.default)
     words = re.search(r"\(([^()\s]+(?:, [^()\s]+)+)\)(?: \[default: .*\])?$", text)
     choices = [str(choice) for choice in action.choices] if action.choices else words[1].split(", ") if words else []
-    return {
+    described = {
         "option": action.dest,
         "kind": type(action).__name__,  # a switch says by this what it is without its option
         "shown": action.help is not argparse.SUPPRESS,
@@ -161,12 +161,13 @@ def _described(action: argparse.Action) -> dict[str, Any]:
         "default": default,
         "choices": choices,
     }
+    usual = {"shown": True, "values": None, "alone": None, "required": False, "default": None, "choices": []}
+    return {key: value for key, value in described.items() if key not in usual or not _same(value, usual[key])}
+
+
+def _same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and a == b
 
 
 def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def command_lines(root: Path) -> Mapping[str, dict[str, dict[str, Any]]]:
-    """Those of all commands."""
-    return {command: command_line(root, command) for command in (*SCRIPTS, *MODULES)}
