@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -44,6 +44,9 @@ _FILES_ONLY = {
 _NOT_OF_RESULTS = {
     *("audio_file", "audio_list", "num_readers", "batch_size", "cuda", "device", "out", "overwrite", "skip_existing"),
 }
+# Options that earlier versions did not have: at their defaults they leave the digest as it was, so that folders of
+# those versions are resumed. Every new option that decides results belongs here.
+_LATER_OPTIONS = ("strict", "stream_clock", "thresholds")
 
 
 @dataclass
@@ -201,6 +204,12 @@ def main(argv: list[str] | None = None) -> int:
 def _settings(options: InferenceOptions) -> str:
     """A digest of all that decides what the results of an audio are."""
     values = {name: value for name, value in as_dict(options).items() if name not in _NOT_OF_RESULTS}
+    for f in fields(options):
+        if f.name in _LATER_OPTIONS and getattr(options, f.name) == f.default:
+            del values[f.name]
+    numbers, by_class = options.split_thresholds()
+    if numbers and not by_class:
+        values["detection_thresholds"] = list(map(float, options.detection_thresholds or []))  # text came later, too
     files = (options.checkpoint, options.true_events, options.thresholds)
     named = [file for file in files if file is not None]
     weights = [file.with_suffix(".bin") for file in named if file.suffix == ".xml"]

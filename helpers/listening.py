@@ -192,16 +192,18 @@ def _refuse_foreign_files(writer: ResultWriter, jobs: Sequence[Job]) -> None:
 
 def _skip_done(journal: Journal, joined: JoinedEvents, jobs: Sequence[Job], summary: Summary) -> list[Job]:
     """The jobs that are not done; the rows of the others go into the summary."""
-    done, todo = journal.done(), []
+    done, todo, not_joined = journal.done(), [], 0
     for job in jobs:
         stem = str(job.key)
         summary.rows[stem] = []  # keeps the order
-        if (
-            stem in done and stem in joined and done[stem][0] == job.name
-        ):  # another folder may have had a file of that stem
+        if stem in done and done[stem][0] == job.name:  # another folder may have had a file of that stem
             summary.skip(stem, done[stem])
+            not_joined += stem not in joined
         else:
             todo.append(job)
+    if not_joined:  # an earlier version, which had no such tables, has finished them
+        lack = f"{EVENTS_FILE} and {COUNTS_FILE} lack {not_joined} files that an earlier version has finished"
+        print(f"{lack}; to have all, run without --skip_existing", file=sys.stderr)
     return todo
 
 
