@@ -36,6 +36,8 @@ CHANGED = {
     ("helpers.psds", "--durations"): (["required"], "the command of the README has none: all clips count as 10 s"),
 }
 CLOSE = {"rel": 1e-5, "abs": 1e-5}
+TRAINED = {"rel": 0.03, "abs": 1e-5}  # figures after steps of training differ between processors and threads by 1.3 %
+SCORES = {"rtol": 1e-3, "atol": 1e-3}  # logits of up to 26 differ between instruction sets by 3e-4
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +56,10 @@ def old(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path / "old"
 
 
-def assert_close(given: Any, expected: Any, names: set[str] | None = None) -> None:
+def assert_close(given: Any, expected: Any, close: dict[str, float] = CLOSE) -> None:
     """All expected numbers are there and equal; new ones may be beside them."""
-    for name in names or set(expected):
-        assert given[name] == pytest.approx(expected[name], **CLOSE), name
+    for name in expected:
+        assert given[name] == pytest.approx(expected[name], **close), name
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------
@@ -68,7 +70,7 @@ def test_a_checkpoint_scores_as_it_did(kind: str, old: Path) -> None:
     expected = np.load(HERE / "expected.npz")
     given = [use.scores(f"runs/{kind}/best.ckpt", which) for which in (0, 1)]
     for which in (0, 1):
-        np.testing.assert_allclose(given[which], expected[f"{kind}_{which}"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(given[which], expected[f"{kind}_{which}"], **SCORES)
     assert np.abs(given[0] - given[1]).max() > 0.1
 
 
@@ -77,7 +79,7 @@ def test_an_exported_network_scores_as_it_did(old: Path) -> None:
     expected = np.load(HERE / "expected.npz")
     given = [use.exported_scores(which) for which in (0, 1)]
     for which in (0, 1):
-        np.testing.assert_allclose(given[which], expected[f"onnx_{which}"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(given[which], expected[f"onnx_{which}"], **SCORES)
     assert np.abs(given[0] - given[1]).max() > 0.01
 
 
@@ -138,8 +140,8 @@ def test_a_stopped_run_is_resumed_to_its_end(old: Path) -> None:
     rows = use.resume(ROOT, "runs/stopped")
     assert [row["epoch"] for row in rows] == [0, 1]
     for given, expected in zip(rows, EXPECTED["resumed"], strict=True):
-        assert_close(given, expected)
-    assert rows[0]["train/loss"] != pytest.approx(rows[1]["train/loss"], rel=1e-3)
+        assert_close(given, expected, TRAINED)
+    assert rows[0]["train/loss"] != pytest.approx(rows[1]["train/loss"], rel=0.1)
 
 
 def test_a_finished_run_with_averaged_weights_goes_on(old: Path) -> None:
@@ -147,14 +149,14 @@ def test_a_finished_run_with_averaged_weights_goes_on(old: Path) -> None:
     rows = use.resume(ROOT, "runs/strong", "--n_epochs=2")
     assert [row["epoch"] for row in rows] == [0, 1]
     for given, expected in zip(rows, EXPECTED["lengthened"], strict=True):
-        assert_close(given, expected)
+        assert_close(given, expected, TRAINED)
 
 
 @pytest.mark.parametrize("kind", ["dense", "compact"])
 def test_a_training_on_packed_clips_with_pseudo_labels(kind: str, old: Path) -> None:
     rows = use.step_on_pseudo_labels(ROOT, {"dense": "teacher.hdf", "compact": "compact.hdf"}[kind])
     for given, expected in zip(rows, EXPECTED[kind], strict=True):
-        assert_close(given, expected)
+        assert_close(given, expected, TRAINED)
     assert EXPECTED["dense"][0]["train/loss"] != EXPECTED["compact"][0]["train/loss"]
 
 
