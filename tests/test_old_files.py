@@ -71,7 +71,7 @@ def test_a_checkpoint_scores_as_it_did(kind: str, old: Path) -> None:
     given = [use.scores(f"runs/{kind}/best.ckpt", which) for which in (0, 1)]
     for which in (0, 1):
         np.testing.assert_allclose(given[which], expected[f"{kind}_{which}"], **SCORES)
-    assert np.abs(given[0] - given[1]).max() > 0.1
+    assert np.abs(given[0] - given[1]).max() > 1000 * SCORES["atol"]
 
 
 def test_an_exported_network_scores_as_it_did(old: Path) -> None:
@@ -79,8 +79,8 @@ def test_an_exported_network_scores_as_it_did(old: Path) -> None:
     expected = np.load(HERE / "expected.npz")
     given = [use.exported_scores(which) for which in (0, 1)]
     for which in (0, 1):
-        np.testing.assert_allclose(given[which], expected[f"onnx_{which}"], **SCORES)
-    assert np.abs(given[0] - given[1]).max() > 0.01
+        np.testing.assert_allclose(given[which], expected[f"onnx_{which}"], atol=5e-4)
+    assert np.abs(given[0] - given[1]).max() > 0.5
 
 
 def test_an_exported_network_is_run_by_inference(old: Path) -> None:
