@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,8 @@ def test_the_room_ends_midway(
         logger.log_metrics({"a": 1.0}, 5)  # not taken up again
         logger.save()
     assert len(caplog.messages) == 1 and WORDS.format(tmp_path / name) in caplog.messages[0] and logger.given_up
-    logger.logger.finalize("failed")  # ends the thread of Sacred
+    with suppress(OSError):  # TensorBoard's thread may have met the full disk as well, and says so once more
+        logger.logger.finalize("failed")  # ends the thread of Sacred
     assert files(tmp_path / name) and "Traceback" not in capfd.readouterr().err
     assert name != "wandb" or sys.modules["wandb"].run is None
 
