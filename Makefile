@@ -17,7 +17,7 @@ help:
 	@echo "make test    install, run all tests (PYTEST_OPTIONS=\"-k psds\": some of them)"
 	@echo "make browser install Chromium, which the tests of pages need"
 	@echo "make doctor  what this machine has and what is missing (OPTIONS=\"--data_dir DIR\")"
-	@echo "make faults  see that the tests catch deliberate faults in a copy of the code (about 6 minutes)"
+	@echo "make faults  see that the tests catch deliberate faults in a copy of the code (about 3 minutes)"
 	@echo "make lint    ruff, format check, mypy"
 	@echo "make bench   run all benchmarks (over two hours, most of it trainings)"
 
