@@ -72,7 +72,7 @@ def _of_another_file(file: h5py.File, name: str) -> UserError:
 
 
 def text_attribute(file: h5py.File, name: str) -> str | None:
-    """An attribute of a file; None where there is none, or where it is no text."""
+    """An attribute of a file; None where it is missing or not text."""
     try:
         value = file.attrs.get(name)
     except (OSError, RuntimeError, TypeError, ValueError):  # as many as there are types that NumPy has not

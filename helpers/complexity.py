@@ -12,7 +12,7 @@ Counted are, for one clip:
 - scans: the multiplications of the recurrence that they replace (method `macs` of the scan's module), so the
   figure does not depend on how the scan is computed.
 
-A model with an operation that multiplies and that is none of these (a Fourier transform, a kernel of another package)
+A model with another operation that multiplies (a Fourier transform, a kernel of another package)
 has an unknown number of MACs, never too small a one.
 
 Not counted are what costs little beside them: norms, activations, gates, softmax, resampling, and the mel front end.
@@ -165,7 +165,7 @@ _RESAMPLES = "upsample"
 
 
 def _is_unknown(func: Any) -> bool:
-    """Whether an operation without a rule may cost much: by its name, or as it is none of PyTorch's."""
+    """Whether an operation without a rule may cost much: by its name, or because it is not one of PyTorch's."""
     space, _, name = func.name().partition("::")
     name = name.partition(".")[0]
     if space not in ("aten", "prim", "prims"):

@@ -73,7 +73,7 @@ def _plain_events(path: Path, columns: Sequence[str]) -> dict[str, list[Event]]:
     """As `_events`, for a table of plain lines; else OddLineError."""
     kinds = {"filename": TEXT, "onset": NUMBER, "offset": NUMBER, "event_label": TEXT}
     places = [columns.index(name) for name in kinds]
-    if any(columns.count(name) > 1 for name in kinds) or not path.is_file():  # what is no file is read once only
+    if any(columns.count(name) > 1 for name in kinds) or not path.is_file():  # a pipe can be read only once
         raise OddLineError
     order = [sorted(places).index(place) for place in places]
     found: dict[str, list[Event]] = {}

@@ -28,7 +28,7 @@ def parse_thresholds(words: Sequence[str]) -> tuple[list[float], dict[str, float
     """Numbers, rising and each once, and thresholds by class, from words such as `0.5` and `Dog=0.3`.
 
     Raises:
-        UserError: there is no word, one holds no number between 0 and 1, or a class gets two.
+        UserError: the list is empty, a value is not a number between 0 and 1, or a class has two thresholds.
     """
     if not words:
         refuse(OPTION, "empty", "give at least one")
@@ -59,7 +59,7 @@ def read_thresholds(path: str | PathLike[str]) -> dict[str, float]:
     The columns are separated by commas, semicolons or tabs; the last two allow decimal commas.
 
     Raises:
-        UserError: the file cannot be read, lacks a column or any threshold, or holds a threshold that is no number
+        UserError: the file cannot be read, lacks a column or any threshold, or holds a threshold that is not a number
             between 0 and 1, or more cells in a line than columns.
     """
     where = f"--{FILE_OPTION} {fspath(path)}"
@@ -97,7 +97,7 @@ def read_thresholds(path: str | PathLike[str]) -> dict[str, float]:
 
 
 def check_thresholds(thresholds: object) -> dict[str, float]:
-    """The same from a dictionary; UserError where it is none, or a value is no number between 0 and 1."""
+    """The same from a dictionary; UserError for another type, or a value that is not a number between 0 and 1."""
     if not isinstance(thresholds, Mapping):
         raise UserError(f'thresholds is {thresholds!r}: expected a dictionary such as {{"Dog": 0.3}}, or a path')
     checked = {}

@@ -96,7 +96,7 @@ def _tier(
 def _slots(annotation: ElementTree.Element, annotations: Mapping[str, ElementTree.Element]) -> tuple[str, str]:
     """Names of its time slots; of an annotation that refers to another one, those of the latter."""
     current: ElementTree.Element | None = annotation
-    for _ in range(len(annotations) + 1):  # a chain is no longer than that, unless it is a circle
+    for _ in range(len(annotations) + 1):  # a chain visits each annotation once, unless it is a circle
         if current is None or current.tag == _ALIGNED:
             break
         current = annotations.get(current.get("ANNOTATION_REF", ""))

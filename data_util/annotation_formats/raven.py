@@ -118,7 +118,7 @@ def _once(records: list[tuple[str, dict[str, str]]], own: Mapping[str, str]) -> 
 
 
 def _cell(record: Mapping[str, str], own: Mapping[str, str], column: str) -> str:
-    """Cell of a column whose name is given in lower case; an empty string where there is no such column."""
+    """Cell of a column (`name` in lower case); an empty string where the column is missing."""
     return record.get(own.get(column, ""), "")
 
 

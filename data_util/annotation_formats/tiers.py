@@ -21,7 +21,7 @@ def chosen_tiers(source: Source, tiers: list[Tier]) -> list[Row]:
     """Events of the tier that --label_column names, by default of all main ones.
 
     Raises:
-        UserError: there is no tier of that name.
+        UserError: no tier has that name.
     """
     if source.label_column is None:
         left_out = [tier.name for tier in tiers if not tier.main and tier.rows]

@@ -183,7 +183,7 @@ def test_the_lines_of_the_docs_refuse_another_rate_and_mix_channels(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     noise = 0.1 * np.random.default_rng(0).standard_normal(160_000)
     soundfile.write("recording.wav", noise, 32_000, "FLOAT")
-    with pytest.raises(SystemExit, match="resample the recording first: it has 32000 Hz, the model hears 16000 Hz"):
+    with pytest.raises(SystemExit, match="expected 16000 Hz, got 32000 Hz; resample the recording first"):
         exec(lines_of_the_docs(), {})
     assert capsys.readouterr().out == ""
     frames = []
